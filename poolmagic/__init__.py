@@ -1,0 +1,104 @@
+"""poolmagic: parallel work from a notebook.
+
+    %load_ext poolmagic
+
+    %%pool gevent -c 200
+    pages = pool.map(fetch, urls)
+
+This module is lazy (PEP 562): a worker imports `poolmagic.worker` before it is monkey-patched, and that must not drag
+in the parent side. It is also where the parts that do not know each other are put together.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from poolmagic.errors import (
+        InternalError,
+        PayloadError,
+        PoolMagicError,
+        RemoteError,
+        RunCancelled,
+        TaskCancelled,
+        TaskError,
+        UnconsumedWarning,
+        UsageError,
+        WireError,
+        WorkerLostError,
+    )
+    from poolmagic.magics import load_ipython_extension, unload_ipython_extension
+    from poolmagic.pools import CurrentPool, Pool
+    from poolmagic.runs import Failure, Run
+
+    pool: CurrentPool
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "Failure": "runs",
+    "InternalError": "errors",
+    "PayloadError": "errors",
+    "Pool": "pools",
+    "PoolMagicError": "errors",
+    "RemoteError": "errors",
+    "Run": "runs",
+    "RunCancelled": "errors",
+    "TaskCancelled": "errors",
+    "TaskError": "errors",
+    "UnconsumedWarning": "errors",
+    "UsageError": "errors",
+    "WireError": "errors",
+    "WorkerLostError": "errors",
+    "load_ipython_extension": "magics",
+    "unload_ipython_extension": "magics",
+}
+
+__all__ = [
+    "Failure",
+    "InternalError",
+    "PayloadError",
+    "Pool",
+    "PoolMagicError",
+    "RemoteError",
+    "Run",
+    "RunCancelled",
+    "TaskCancelled",
+    "TaskError",
+    "UnconsumedWarning",
+    "UsageError",
+    "WireError",
+    "WorkerLostError",
+    "load_ipython_extension",
+    "pool",
+    "unload_ipython_extension",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "pool":
+        value: Any = _load("pools").CurrentPool()
+    elif name in _PLACES:
+        value = getattr(_load(_PLACES[name]), name)
+    else:
+        raise AttributeError(f"module 'poolmagic' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def _load(module: str) -> Any:
+    loaded = importlib.import_module(f"poolmagic.{module}")
+    if module == "pools":
+        loaded.open_display = _open_display
+    return loaded
+
+
+def _open_display(progress: bool | None) -> Any:
+    """Let pools show progress without knowing how: that is above them."""
+    display = importlib.import_module("poolmagic.progress")
+    return display.open_progress if display.wants_progress(progress) else None
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

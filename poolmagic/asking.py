@@ -1,0 +1,257 @@
+"""The asking thread's side of a run: it pulls and packs items when the books want them, and unpacks what comes back.
+
+    loop thread --inbox--> Asking.step() in the asking thread --post()--> loop thread
+
+Threads. The methods of `crew.Client` belong to the loop thread and only put into the inbox; all the others belong to
+one asking thread at a time: the one blocked in `map`, the consumer of an `imap`, or a run's own thread. All of the
+user's code but the tasks themselves runs there: his iterator, his pickling, what he prints to.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from poolmagic.config import RunOptions
+from poolmagic.core import events as ev
+from poolmagic.crew import Client
+from poolmagic.errors import PayloadError, PoolMagicError
+from poolmagic.feed import Feed
+from poolmagic.messages import Done, Output, Span
+from poolmagic.payload import Codec
+
+__all__ = ["Asking", "Engine", "Sink", "Work"]
+
+_numbers = itertools.count()
+
+
+class Engine(Protocol):
+    """What a run needs of its pool; methods may be called from any thread."""
+
+    codec: Codec
+    capacity: tuple[int, int]
+    """Workers, and slots of one."""
+
+    def add(self, client: Client, event: ev.RunAdded) -> None:
+        """Start a run."""
+        ...
+
+    def post(self, event: ev.Event) -> None:
+        """Hand an event to the books."""
+        ...
+
+    def busy(self) -> tuple[int, int]:
+        """Return how many slots run something, and how many there are."""
+        ...
+
+
+class Sink(Protocol):
+    """Where outcomes go; called in the asking thread."""
+
+    def succeeded(self, indices: list[int] | range, values: list[Any]) -> None:
+        """Take the values of items."""
+        ...
+
+    def failed(self, index: int, item: Any, error: BaseException, worker: str) -> bool:
+        """Take the error of an item; True if that is its final outcome, False if it may be run again."""
+        ...
+
+    def room(self) -> int | None:
+        """Return how many more items may be read ahead; None if there is no bound."""
+        ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """A function on its way: its payload, and how items become its arguments (see `messages.Function`)."""
+
+    payload: Any
+    stars: int
+    options: RunOptions
+
+
+class Asking:
+    """One run on one crew, as the asking thread sees it."""
+
+    def __init__(self, engine: Engine, work: Work, feed: Feed, sink: Sink) -> None:
+        self.id = next(_numbers)
+        self.verdict: ev.Verdict | None = None
+        self.error: PoolMagicError | None = None
+        self._engine = engine
+        self._work = work
+        self._feed = feed
+        self._sink = sink
+        self._inbox: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = SimpleQueue()
+        self._orders: deque[int] = deque()
+        self._feed_error: BaseException | None = None
+
+    # Loop thread ---------------------------------------------------------------------------------------------------
+
+    def function(self) -> tuple[int, Any]:
+        """Return how items become arguments, and the function's payload."""
+        return self._work.stars, self._work.payload
+
+    def payload(self, position: int) -> tuple[int, Any]:
+        """Return the batch that holds an item."""
+        return self._feed.payload(position)
+
+    def ask(self, size: int) -> None:
+        """Take the order for the next items."""
+        self._inbox.put((self._orders.append, (size,)))
+
+    def accept(self, message: Done, spans: tuple[Span, ...], failed: tuple[int, ...], worker: str) -> None:
+        """Take what a worker finished."""
+        self._inbox.put((self._take_outcomes, (message, spans, failed, worker)))
+
+    def lose(self, position: int, error: PoolMagicError, worker: str) -> None:
+        """Take the loss of an item."""
+        self._inbox.put((self._take_failure, (position, error, worker)))
+
+    def output(self, message: Output) -> None:
+        """Take what a task printed."""
+        self._inbox.put((_print, (message,)))
+
+    def settle(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
+        """Take the end of the run."""
+        self._inbox.put((self._take_end, (verdict, error)))
+
+    # Asking thread -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Send the run on its way with its first batches packed; blocks as long as the user's iterator does."""
+        workers, slots = self._engine.capacity
+        size = self._work.options.chunksize or slots
+        if self._feed.total is not None:
+            size = max(1, min(size, math.ceil(self._feed.total / workers)))
+        filled: list[Span] = []
+        broken: dict[int, BaseException] = {}
+        last = self._feed.exhausted
+        while len(filled) < workers and not last:
+            room = self._room(size)
+            if not room:
+                break
+            pulled = self._feed.pull(room)
+            broken |= pulled.broken
+            last = pulled.last
+            if pulled.span is not None:
+                filled.append(pulled.span)
+        options = self._work.options
+        self._engine.add(
+            self,
+            ev.RunAdded(
+                self.id, tuple(filled), tuple(broken), last, self._feed.total, options.fail_fast, options.chunksize
+            ),
+        )
+        self._take_broken(broken)
+
+    def step(self, timeout: float | None) -> bool:
+        """Do the next thing there is to do; blocks at most `timeout` seconds for it. False if none came."""
+        try:
+            action, arguments = self._inbox.get(timeout=timeout) if timeout != 0 else self._inbox.get_nowait()
+        except Empty:
+            return False
+        action(*arguments)
+        self.serve()
+        return True
+
+    def serve(self) -> None:
+        """Answer orders for items, as far as there is room for reading ahead."""
+        while self._orders and self.verdict is None and self._feed_error is None:
+            room = self._room(self._orders[0])
+            if not room:
+                return
+            self._fill(self._orders.popleft(), room)
+
+    def halt(self, verdict: ev.Verdict, kill: bool) -> None:
+        """End the run early; does not block. With `kill`, what runs is stopped too."""
+        self._engine.post(ev.Halt(self.id, verdict, kill))
+
+    def _room(self, size: int) -> int:
+        room = self._sink.room()
+        return size if room is None else min(size, room)
+
+    def _fill(self, asked: int, size: int) -> None:
+        try:
+            pulled = self._feed.pull(size)
+        except KeyboardInterrupt:  # it is for us, not about the iterator
+            self._orders.appendleft(asked)
+            raise
+        except BaseException as error:
+            # What runs is finished first; then the user's own error is raised.
+            self._feed_error = error
+            self.halt(ev.Verdict.FAILED, kill=False)
+            return
+        self._engine.post(ev.Filled(self.id, asked, pulled.span, tuple(pulled.broken), pulled.last))
+        self._take_broken(pulled.broken)
+
+    def _take_broken(self, broken: dict[int, BaseException]) -> None:
+        for position, error in broken.items():
+            self._take_failure(position, error, "")
+
+    def _take_outcomes(self, message: Done, spans: tuple[Span, ...], failed: tuple[int, ...], worker: str) -> None:
+        """Unpack a report. What the books did not accept of it is left out."""
+        codec = self._engine.codec
+        packed, records = codec.split(message.payload)
+        values, load = codec.open_values(packed)
+        offset = 0
+        for start, stop in message.spans:
+            part = values[offset : offset + stop - start]
+            offset += stop - start
+            for first, end in [(start, stop)] if message.spans == spans else _common(spans, (start, stop)):
+                self._take_values(first, part[first - start : end - start], load, worker)
+        for position, record in zip(message.failed, records, strict=True):
+            if position in failed:
+                self._take_failure(position, codec.load_error(record), worker)
+
+    def _take_values(self, start: int, values: list[Any], load: Callable[[Any], Any] | None, worker: str) -> None:
+        """Keep the values of a span; one that cannot be loaded here fails alone."""
+        if load is None:
+            self._put(start, values)
+            return
+        loaded: list[Any] = []
+        for position, value in enumerate(values, start):
+            try:
+                loaded.append(load(value))
+            except Exception as error:
+                self._put(position - len(loaded), loaded)
+                loaded = []
+                broken = PayloadError(f"the result cannot be unpickled here: {type(error).__name__}: {error}")
+                self._take_failure(position, broken, worker)
+                if self._work.options.fail_fast:
+                    self.halt(ev.Verdict.FAILED, kill=False)
+        self._put(start + len(values) - len(loaded), loaded)
+
+    def _put(self, start: int, values: list[Any]) -> None:
+        if values:
+            span = (start, start + len(values))
+            self._sink.succeeded(self._feed.indices(span), values)
+            self._feed.resolve(span)
+
+    def _take_failure(self, position: int, error: BaseException, worker: str) -> None:
+        if self._sink.failed(self._feed.index(position), self._feed.item(position), error, worker):
+            self._feed.resolve((position, position + 1))
+
+    def _take_end(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
+        if self._feed_error is not None:
+            error_of_feed, self._feed_error = self._feed_error, None
+            self.verdict = ev.Verdict.FAILED
+            raise error_of_feed
+        self.verdict, self.error = verdict, error
+
+
+def _common(spans: tuple[Span, ...], span: Span) -> list[Span]:
+    """Return the parts of `spans` that lie within `span`."""
+    parts = [(max(start, span[0]), min(stop, span[1])) for start, stop in spans]
+    return [part for part in parts if part[0] < part[1]]
+
+
+def _print(message: Output) -> None:
+    """Print what a task printed: in the asking thread, whose output belongs to the cell that started the run."""
+    stream = sys.stdout if message.stream == "stdout" else sys.stderr
+    stream.write(message.text)

@@ -1,0 +1,127 @@
+"""Every exception poolmagic raises, by whose fault it is; and the two one-line ways to tell a user something.
+
+    PoolMagicError
+    +- UsageError (also ValueError)       you: a bad option, a closed pool, the wrong kind of function
+    +- TaskError                          the task
+    |  +- PayloadError                    ... its function, argument or result cannot be pickled
+    |  +- RemoteError                     ... it raised an exception that cannot travel; this one tells of it
+    +- WorkerLostError                    the world: a worker process died under the task
+    +- RunCancelled                       somebody cancelled the run
+    +- WireError                          a peer sent bytes that are no message
+    +- InternalError                      us: please report it
+
+All of them carry what they know as attributes and survive pickling. `TaskCancelled` is no error: it is thrown *into*
+a running task to stop it, and derives from `BaseException` so that a task's `except Exception` does not swallow it.
+
+This module imports nothing of poolmagic and owns no state but the set of notes already said.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+__all__ = [
+    "InternalError",
+    "PayloadError",
+    "PoolMagicError",
+    "RemoteError",
+    "RunCancelled",
+    "TaskCancelled",
+    "TaskError",
+    "UnconsumedWarning",
+    "UsageError",
+    "WireError",
+    "WorkerLostError",
+    "note_once",
+]
+
+
+class PoolMagicError(Exception):
+    """Base of all errors of poolmagic; never raised itself."""
+
+    def __init__(self, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.__dict__.update(facts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args[0], self.__dict__)
+
+
+def _rebuild(cls: type[PoolMagicError], message: str, facts: dict[str, Any]) -> PoolMagicError:
+    error = cls.__new__(cls)
+    Exception.__init__(error, message)
+    error.__dict__.update(facts)
+    return error
+
+
+class UsageError(PoolMagicError, ValueError):
+    """The call was wrong; nothing was started. The message names the value and what is allowed."""
+
+
+class TaskError(PoolMagicError):
+    """A task failed for a reason that is not an exception of the task's own."""
+
+
+class PayloadError(TaskError):
+    """A function, argument or result cannot be pickled or unpickled.
+
+    Attributes:
+        culprit: The path to what cannot travel, such as ``f -> global 'lock'``; empty if it was not found.
+    """
+
+    culprit: str = ""
+
+
+class RemoteError(TaskError):
+    """A task raised an exception that cannot be sent; this one carries its name and text.
+
+    Attributes:
+        type_name: The dotted name of the original exception's class.
+        text: The remote traceback as text.
+    """
+
+    type_name: str = ""
+    text: str = ""
+
+
+class WorkerLostError(PoolMagicError):
+    """The worker process died while it ran this item; the item's neighbours are not affected.
+
+    Attributes:
+        pid: The process that died.
+        exitcode: As in `subprocess`: negative for a signal; None when it is not known.
+    """
+
+    pid: int | None = None
+    exitcode: int | None = None
+
+
+class RunCancelled(PoolMagicError):
+    """The run was cancelled, or its pool terminated, before all of its items were done."""
+
+
+class WireError(PoolMagicError):
+    """The peer of a socket sent something that is not a message of the worker protocol."""
+
+
+class InternalError(PoolMagicError):
+    """A bug in poolmagic; please report it with the text of this error."""
+
+
+class TaskCancelled(BaseException):
+    """Thrown into a running task to stop it. A task may clean up on it, and must let it go on."""
+
+
+class UnconsumedWarning(UserWarning):
+    """An iterator of `imap` was thrown away before its first item: none of its tasks has run."""
+
+
+_said: set[str] = set()
+
+
+def note_once(text: str) -> None:
+    """Print one line of advice to stderr, the first time only; does not block."""
+    if text not in _said:
+        _said.add(text)
+        print(f"poolmagic: {text}", file=sys.stderr)

@@ -1,0 +1,157 @@
+"""The items of a run: pulled from the user's iterator, packed into batches, and kept until they have their outcome.
+
+Threads. `pull`, `resolve` and `rest` belong to the asking thread, which alone may touch the user's iterator; `payload`
+is called by the supervisor's loop thread. The list of batches is shared under a lock, taken once a batch.
+
+Positions and indices. Workers and books count *positions* from 0 without gaps. The user counts *indices*. They are the
+same until a run is resumed: then the first positions are what was left over, wherever in the input that was.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from poolmagic.core.spans import SpanSet
+from poolmagic.messages import Span
+from poolmagic.payload import Broken, Codec
+
+__all__ = ["Feed", "Pulled"]
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """A batch as it was packed; `open` are its positions without an outcome."""
+
+    start: int
+    items: list[Any]
+    payload: Any
+    open: SpanSet
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a pull brought: a span (None if no item was left), the positions in it that could not be packed, the end."""
+
+    span: Span | None
+    broken: Broken
+    last: bool
+
+
+class Feed:
+    """Items on their way out.
+
+    Args:
+        items: The user's iterator.
+        total: Its length where that is known.
+        codec: How items are packed.
+        leftover: Items with their indices that come before those of `items`.
+        index: The index of the first of `items`.
+    """
+
+    def __init__(
+        self,
+        items: Iterator[Any],
+        total: int | None,
+        codec: Codec,
+        leftover: list[tuple[int, Any]] | None = None,
+        index: int = 0,
+    ) -> None:
+        self._items = items
+        self._codec = codec
+        self._leftover = leftover or []
+        self._first_index = index
+        self.total = None if total is None else total + len(self._leftover)
+        self._lock = threading.Lock()
+        self._chunks: dict[int, _Chunk] = {}
+        self._starts: list[int] = []
+        self.pulled = 0
+        self._error: BaseException | None = None
+        self.exhausted = self.total == 0
+
+    def pull(self, size: int) -> Pulled:
+        """Take the next items off the user's iterator and pack them; blocks as long as the iterator does.
+
+        Raises:
+            BaseException: Whatever the iterator raises; what it gave before that is pulled first.
+        """
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        start = self.pulled
+        items = [item for _, item in self._leftover[start : start + size]]
+        try:
+            if len(items) < size:
+                items.extend(islice(self._items, size - len(items)))
+        except BaseException as error:
+            if not items:
+                raise
+            self._error = error
+        stop = self.pulled = start + len(items)
+        self.exhausted = self._error is None and (len(items) < size or stop == self.total)
+        if not items:
+            return Pulled(None, {}, self.exhausted)
+        payload, broken = self._codec.pack_values(items)
+        positions = SpanSet()
+        positions.add((start, stop))
+        with self._lock:
+            self._starts.append(start)
+            self._chunks[start] = _Chunk(start, items, payload, positions)
+        return Pulled((start, stop), {start + offset: error for offset, error in broken.items()}, self.exhausted)
+
+    def payload(self, position: int) -> tuple[int, Any]:
+        """Return the start and the payload of the batch that holds a position. Any thread; does not block."""
+        chunk = self._chunk(position)
+        return chunk.start, chunk.payload
+
+    def item(self, position: int) -> Any:
+        """Return an item that has no outcome yet."""
+        chunk = self._chunk(position)
+        return chunk.items[position - chunk.start]
+
+    def _chunk(self, position: int) -> _Chunk:
+        with self._lock:
+            return self._chunks[self._starts[bisect_right(self._starts, position) - 1]]
+
+    def index(self, position: int) -> int:
+        """Return the index, in the user's input, of a position."""
+        if position < len(self._leftover):
+            return self._leftover[position][0]
+        return position - len(self._leftover) + self._first_index
+
+    def indices(self, span: Span) -> list[int] | range:
+        """Return the indices of a span."""
+        start, stop = span
+        if start >= len(self._leftover):
+            return range(self.index(start), self.index(start) + stop - start)
+        return [self.index(position) for position in range(start, stop)]
+
+    def resolve(self, span: Span) -> None:
+        """Say that positions have their final outcome; a batch without any others is dropped."""
+        start, stop = span
+        while start < stop:
+            chunk = self._chunk(start)
+            end = min(stop, chunk.start + len(chunk.items))
+            chunk.open.remove((start, end))
+            if not chunk.open.count:
+                with self._lock:
+                    self._starts.remove(chunk.start)
+                    del self._chunks[chunk.start]
+            start = end
+
+    def rest(self, failed: list[tuple[int, Any]]) -> Feed:
+        """Return a feed of `failed` and what else has no outcome: kept items first, then what was never pulled."""
+        leftover = failed + [
+            (self.index(position), item)
+            for chunk in sorted(self._chunks.values(), key=lambda one: one.start)
+            for start, stop in chunk.open
+            for position, item in zip(range(start, stop), chunk.items[start - chunk.start :], strict=False)
+        ]
+        leftover += self._leftover[self.pulled :]
+        pulled_of_items = max(0, self.pulled - len(self._leftover))
+        left = None if self.total is None else max(0, self.total - max(self.pulled, len(self._leftover)))
+        return Feed(self._items, left, self._codec, sorted(leftover, key=lambda one: one[0]), self._first_index + pulled_of_items)

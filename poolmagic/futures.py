@@ -1,0 +1,312 @@
+"""What `submit` and `imap` return: a standard future, and an iterator of results.
+
+Threads. A `TaskFuture` is completed by the supervisor's loop thread, which leaves the result packed; whoever asks for
+it unpacks it in his own thread. Callbacks run in a thread of their own, never in the loop thread. A `ResultIterator`
+belongs to the thread that consumes it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextvars
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Any, Final
+
+from poolmagic.asking import Asking, Engine, Work
+from poolmagic.core import events as ev
+from poolmagic.errors import PoolMagicError, RunCancelled, UnconsumedWarning
+from poolmagic.feed import Feed
+from poolmagic.inline import InlineAsking
+from poolmagic.messages import Done, Output, Span
+from poolmagic.payload import describe_value
+from poolmagic.runs import Failure
+
+__all__ = ["ResultIterator", "TaskFuture"]
+
+LOOK_SECONDS: Final = 0.005
+"""A consumer that has results in hand looks this often whether the workers want more items."""
+
+
+class _CallbackThread:
+    """Runs the callbacks of futures, one after the other; started when the first comes."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._started = False
+
+    def call(self, function: Callable[[], Any]) -> None:
+        """Have a function called; does not block."""
+        with self._lock:
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._serve, name="poolmagic-callbacks", daemon=True).start()
+        self._queue.put(function)
+
+    def _serve(self) -> None:
+        while True:
+            self._queue.get()()  # futures catch what their callbacks raise
+
+
+_callbacks = _CallbackThread()
+
+
+class TaskFuture(concurrent.futures.Future[Any]):
+    """The future of one task; as in `concurrent.futures`, but `cancel` stops a running task, too."""
+
+    def __init__(self, number: int, engine: Engine, work: Work, feed: Feed, pool: Any) -> None:
+        super().__init__()
+        self.id = number
+        self._engine = engine
+        self._work = work
+        self._feed = feed
+        self._pool = pool  # a pool with a task is not dropped
+        self._context = contextvars.copy_context()
+        self._dispatched = False
+        self._open: Callable[[], None] | None = None
+        self._opening = threading.Lock()
+
+    # For everybody -------------------------------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Cancel the task, whether it waits or runs; does not block. False if it has finished."""
+        cancelled = super().cancel()
+        if cancelled:
+            self._engine.post(ev.Halt(self.id, ev.Verdict.CANCELLED, kill=True))
+        return cancelled
+
+    def running(self) -> bool:
+        """Return whether a worker has the task."""
+        return self._dispatched and not self.done()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the task's value, or raise its exception; blocks at most `timeout` seconds."""
+        __tracebackhide__ = True
+        self.exception(timeout)
+        return super().result()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the task's exception, None if it returned; blocks at most `timeout` seconds."""
+        __tracebackhide__ = True
+        super().exception(timeout)
+        with self._opening:
+            if self._open is not None:
+                self._open()
+                self._open = None
+        return self._exception  # type: ignore[attr-defined,no-any-return]
+
+    # Loop thread ---------------------------------------------------------------------------------------------------
+
+    def function(self) -> tuple[int, Any]:
+        """Return how the item becomes arguments, and the function's payload."""
+        self._dispatched = True
+        return self._work.stars, self._work.payload
+
+    def payload(self, position: int) -> tuple[int, Any]:
+        """Return the packed arguments."""
+        return self._feed.payload(position)
+
+    def ask(self, size: int) -> None:
+        """Say that there is only this one item."""
+        self._engine.post(ev.Filled(self.id, size, None, (), True))
+
+    def accept(self, message: Done, spans: tuple[Span, ...], failed: tuple[int, ...], worker: str) -> None:
+        """Take the outcome, packed."""
+
+        def unpack() -> None:
+            codec = self._engine.codec
+            packed, records = codec.split(message.payload)
+            if failed:
+                self._exception = self._noted(codec.load_error(records[0]), worker)
+                return
+            values, load = codec.open_values(packed)
+            try:
+                self._result = values[0] if load is None else load(values[0])
+            except Exception as error:
+                self._exception = self._noted(error, worker)
+
+        self._finish(unpack, succeeded=not failed)
+
+    def lose(self, position: int, error: PoolMagicError, worker: str) -> None:
+        """Take the loss of the task."""
+        self._fail(self._noted(error, worker))
+
+    def output(self, message: Output) -> None:
+        """Take what the task printed."""
+        stream = sys.stdout if message.stream == "stdout" else sys.stderr
+        _callbacks.call(lambda: self._context.copy().run(stream.write, message.text))
+
+    def settle(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
+        """Take the end, which matters only if there was no outcome."""
+        self._fail(error or RunCancelled("the task was cancelled"))
+
+    def _fail(self, error: BaseException) -> None:
+        def unpack() -> None:
+            self._exception = error
+
+        self._finish(unpack, succeeded=False)
+
+    def _finish(self, unpack: Callable[[], None], succeeded: bool) -> None:
+        """Wake whoever waits; the first call counts."""
+        with self._condition:  # type: ignore[attr-defined]
+            if self.done():
+                return
+            self._open = unpack
+            self._state = concurrent.futures._base.FINISHED
+            for waiter in self._waiters:  # type: ignore[attr-defined]
+                (waiter.add_result if succeeded else waiter.add_exception)(self)
+            self._condition.notify_all()  # type: ignore[attr-defined]
+            has_callbacks = bool(self._done_callbacks)  # type: ignore[attr-defined]
+        if has_callbacks:
+            _callbacks.call(self._invoke_callbacks)  # type: ignore[attr-defined]
+
+    def done(self) -> bool:
+        """Return whether the task finished or was cancelled."""
+        return super().done()
+
+    def _noted(self, error: BaseException, worker: str) -> BaseException:
+        error.add_note(f"the task failed on {worker}")
+        return error
+
+
+class ResultIterator(Iterator[Any]):
+    """The results of `imap` and `imap_unordered`, one by one; blocks for each. Nothing runs before the first is asked for.
+
+    Closing it, or throwing it away, stops the run. ``len()`` is the number of items, where the input has one.
+    """
+
+    def __init__(self, engine: Engine | None, work: Work, feed: Feed, *, ordered: bool, with_index: bool, pool: Any) -> None:
+        self._asking = InlineAsking(work, feed, self) if engine is None else Asking(engine, work, feed, self)
+        self._options = work.options
+        self._feed = feed
+        self._ordered = ordered
+        self._with_index = with_index
+        self._pool = pool  # a pool with a run is not dropped
+        self._capacity = 1 if engine is None else engine.capacity[0] * engine.capacity[1]
+        self._ready: dict[int, Any] = {}
+        self._arrived: deque[int] = deque()
+        self._next = 0
+        self._yielded = 0
+        self._largest = 1
+        self._error: BaseException | None = None
+        self._state = "new"
+        self._looked = 0.0
+
+    def __len__(self) -> int:
+        if self._feed.total is None:
+            raise TypeError("the input has no len(), so its results have none")
+        return self._feed.total
+
+    def __length_hint__(self) -> int:
+        return 0 if self._feed.total is None else self._feed.total
+
+    def __iter__(self) -> ResultIterator:
+        return self
+
+    def __next__(self) -> Any:
+        """Return the next result; blocks until it is there.
+
+        Raises:
+            StopIteration: There is none.
+            Exception: The item's own, if `on_error` is ``"raise"``; the iterator is at its end after that.
+        """
+        __tracebackhide__ = True
+        try:
+            if self._state == "new":
+                self._state = "running"
+                self._asking.start()
+            while not self._is_next_ready():
+                if self._state != "running" or self._asking.verdict is not None:
+                    return self._end()
+                self._asking.step(None)
+            if self._state == "running" and time.monotonic() - self._looked > LOOK_SECONDS:
+                self._look()
+        except BaseException:
+            self.close()
+            raise
+        return self._take()
+
+    def _look(self) -> None:
+        """Answer what has come in the meantime."""
+        while self._asking.verdict is None and not isinstance(self._asking, InlineAsking) and self._asking.step(0):
+            continue
+        self._asking.serve()
+        self._looked = time.monotonic()
+
+    def _is_next_ready(self) -> bool:
+        """Whether there is a result to give out; what is left out on the way to it is passed over."""
+        if not self._ordered:
+            return bool(self._arrived)
+        while self._ready.get(self._next) is _SKIPPED:
+            del self._ready[self._next]
+            self._next += 1
+        return self._next in self._ready
+
+    def _take(self) -> Any:
+        index = self._next if self._ordered else self._arrived.popleft()
+        self._next += 1
+        self._yielded += 1
+        value = self._ready.pop(index)
+        return (index, value) if self._with_index else value
+
+    def _end(self) -> Any:
+        __tracebackhide__ = True
+        self._state = "over"
+        error = self._error or self._asking.error
+        self._error = None
+        if error is not None and self._asking.verdict is not ev.Verdict.DONE:
+            raise error
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop the run, tasks that run included; does not block. Calling it twice equals once."""
+        if self._state == "running":
+            self._asking.halt(ev.Verdict.CANCELLED, kill=True)
+        self._state = "over"
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", "over") == "new":
+            warnings.warn(
+                "an imap iterator was never consumed: none of its tasks has run", UnconsumedWarning, stacklevel=2
+            )
+        elif getattr(self, "_state", "over") == "running":
+            self.close()
+
+    # For the asking side -------------------------------------------------------------------------------------------
+
+    def succeeded(self, indices: list[int] | range, values: list[Any]) -> None:
+        """Take values."""
+        self._ready.update(zip(indices, values, strict=True))
+        self._largest = max(self._largest, len(values))
+        if not self._ordered:
+            self._arrived.extend(indices)
+
+    def failed(self, index: int, item: Any, error: BaseException, worker: str) -> bool:
+        """Take a failure; it is final, as an iterator cannot be resumed."""
+        where = f" on {worker}" if worker else ""
+        error.add_note(f"item {index} ({describe_value(item)}) failed{where}")
+        if self._options.fail_fast:
+            self._error = self._error or error
+            return True
+        if self._options.on_error == "skip":
+            if self._ordered:
+                self._ready[index] = _SKIPPED
+            return True
+        self.succeeded([index], [error if self._options.return_exceptions else Failure(index, item, error, worker)])
+        return True
+
+    def room(self) -> int | None:
+        """Return how many items may be read ahead of the consumer."""
+        if self._options.buffersize is not None:
+            return max(0, self._options.buffersize - (self._feed.pulled - self._yielded))
+        # Without a bound of the user's: a few batches more than the workers have in hand.
+        return 0 if len(self._ready) > max(2 * self._capacity, 4 * self._largest) else None
+
+
+_SKIPPED: Final = object()

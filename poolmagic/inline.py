@@ -1,0 +1,116 @@
+"""Solo: the calling thread runs the items itself, one after the other. No worker, no books; a debugger works in it.
+
+Everything belongs to the calling thread, but `halt`, which another thread may call to end the run between two items.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from poolmagic.config import is_coroutine_function
+from poolmagic.core.events import Verdict
+from poolmagic.errors import PoolMagicError
+from poolmagic.feed import Feed
+from poolmagic.payload import Direct
+
+if TYPE_CHECKING:
+    from poolmagic.asking import Sink, Work
+
+__all__ = ["InlineAsking", "make_callable"]
+
+
+def make_callable(function: Callable[..., Any], stars: int) -> Callable[[Any], Any]:
+    """Return a function of an item; one for an ``async def`` runs it to its end in an event loop of its own."""
+    call = function
+    if is_coroutine_function(function):
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return _run_coroutine(function(*args, **kwargs))
+
+    if stars == 0:
+        return call
+    if stars == 1:
+        return lambda item: call(*item)
+    return lambda item: call(*item[0], **item[1])
+
+
+def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end: here, or in a thread if this one's event loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    outcome: list[tuple[bool, Any]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((True, asyncio.run(coroutine)))
+        except BaseException as error:  # it is raised in the thread that waits
+            outcome.append((False, error))
+
+    thread = threading.Thread(target=run, name="poolmagic-solo-loop", daemon=True)
+    thread.start()
+    thread.join()
+    succeeded, value = outcome[0]
+    if not succeeded:
+        raise value
+    return value
+
+
+class InlineAsking:
+    """What `asking.Asking` is for a run on workers, for one without."""
+
+    def __init__(self, work: Work, feed: Feed, sink: Sink) -> None:
+        self.verdict: Verdict | None = None
+        self.error: PoolMagicError | None = None
+        self._call = make_callable(work.payload, work.stars)
+        self._options = work.options
+        self._feed = feed
+        self._sink = sink
+        self._halted: Verdict | None = None
+
+    def start(self) -> None:
+        """Do nothing: each step runs an item."""
+
+    def serve(self) -> None:
+        """Do nothing: nobody orders items."""
+
+    def halt(self, verdict: Verdict, kill: bool) -> None:
+        """End the run before its next item."""
+        self._halted = verdict
+
+    def step(self, timeout: float | None) -> bool:
+        """Run the next item; blocks as long as it does, whatever the timeout."""
+        if self._halted is not None:
+            self.verdict = self._halted
+            return True
+        if self._sink.room() == 0:
+            return False
+        pulled = self._feed.pull(1)
+        if pulled.span is None:
+            self.verdict = Verdict.DONE
+            return True
+        position = pulled.span[0]
+        item = self._feed.item(position)
+        try:
+            value = self._call(item)
+        except KeyboardInterrupt:  # it is for the run, and the item is run again when that is resumed
+            raise
+        except BaseException as error:
+            self._fail(position, item, error)
+        else:
+            self._sink.succeeded(self._feed.indices(pulled.span), [value])
+            self._feed.resolve(pulled.span)
+        if pulled.last and self.verdict is None:
+            self.verdict = Verdict.DONE
+        return True
+
+    def _fail(self, position: int, item: Any, error: BaseException) -> None:
+        record = Direct().pack_error(error)
+        if self._sink.failed(self._feed.index(position), item, record, "the kernel (solo)"):
+            self._feed.resolve((position, position + 1))
+        if self._options.fail_fast:
+            self.verdict = Verdict.FAILED

@@ -1,0 +1,68 @@
+"""The worker of a threads pool: in the kernel itself, with the same messages as any other, and nothing pickled.
+
+The link belongs to the supervisor's loop thread; the slots are threads of their own (see `worker.slots`).
+"""
+
+from __future__ import annotations
+
+import os
+
+from poolmagic.board import Board
+from poolmagic.launcher import Loop, Reports
+from poolmagic.messages import Hello, Message, Stop
+from poolmagic.payload import Direct
+from poolmagic.worker.slots import ThreadSlots
+from poolmagic.worker.tasks import Worker
+
+__all__ = ["LocalLauncher"]
+
+
+class LocalLauncher:
+    """Starts the local worker of a pool."""
+
+    def __init__(self, loop: Loop, reports: Reports) -> None:
+        self._loop = loop
+        self._reports = reports
+
+    def start(self, worker: int, slots: int) -> _LocalLink:
+        """Start a worker; never blocks. Its messages and its end are reported."""
+        return _LocalLink(worker, slots, self._loop, self._reports)
+
+    def close(self) -> None:
+        """Do nothing: threads end by themselves."""
+
+
+class _LocalLink:
+    """The supervisor's hold on the local worker."""
+
+    def __init__(self, worker: int, slots: int, loop: Loop, reports: Reports) -> None:
+        self.pid: int | None = os.getpid()
+        self.board = Board()
+        self._worker = worker
+        self._loop = loop
+        self._reports = reports
+        self._runner = ThreadSlots(slots, f"poolmagic-threads-{worker}")
+        self._tasks = Worker(self._sent, Direct(), self.board, self._runner)
+        self._runner.serve(self._tasks)
+        self._over = False
+        self._sent(Hello(os.getpid()))
+
+    def _sent(self, message: Message) -> None:
+        self._loop.call(self._reports.received, self._worker, message)
+
+    def send(self, message: Message) -> None:
+        """Send a message; never blocks."""
+        self._tasks.receive(message)
+        if isinstance(message, Stop):  # which comes once nothing is in hand
+            self._end(0)
+
+    def kill(self) -> None:
+        """Stop what runs where Python lets us, and have nothing more to do with it."""
+        self._tasks.receive(Stop())
+        self._runner.cancel(None)
+        self._end(None)
+
+    def _end(self, exitcode: int | None) -> None:
+        if not self._over:
+            self._over = True
+            self._loop.call(self._reports.ended, self._worker, exitcode)

@@ -1,0 +1,176 @@
+"""The messages of the one worker protocol, and of the zygote that forks workers.
+
+All are frozen values. A worker of any kind speaks these and no others, whether it is a process behind a socket or
+threads in the kernel. `payload` is opaque here: bytes for a process, the objects themselves for a local worker; nobody
+between the asking thread and the slot looks inside.
+
+A *span* is a pair ``(start, stop)`` of item positions of a run, half open. This module owns no state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+__all__ = [
+    "MESSAGES",
+    "Batch",
+    "Cancel",
+    "Done",
+    "Fork",
+    "Forked",
+    "Forget",
+    "Function",
+    "Gone",
+    "Hello",
+    "Message",
+    "Output",
+    "Resize",
+    "Returned",
+    "Span",
+    "Stop",
+    "Withdraw",
+]
+
+Span: TypeAlias = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """To a worker: the function of a run, sent once, before the run's first batch.
+
+    `stars` says how an item becomes arguments: 0 ``f(item)``, 1 ``f(*item)``, 2 ``f(*item[0], **item[1])``.
+    """
+
+    run: int
+    stars: int
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """To a worker: run the items ``[first, stop)``; `payload` holds the items from `start` on."""
+
+    run: int
+    start: int
+    first: int
+    stop: int
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """To a worker: give back what you have of a run and have not started."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """To a worker: give back what has not started of a run, and stop what has."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """To a worker: a run is over; drop its function."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """To a worker: have this many slots from now on."""
+
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """To a worker: finish what you have and exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """From a worker: ready for batches."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """From a worker: these items are finished.
+
+    `spans` are those that returned, `failed` the positions of those that raised, `seconds` the wall time that the worker
+    took for all of them; `payload` packs the values in the order of `spans` and the errors in the order of `failed`.
+    """
+
+    run: int
+    spans: tuple[Span, ...]
+    failed: tuple[int, ...]
+    seconds: float
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """From a worker: these spans were not started, and will not be."""
+
+    run: int
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """From a worker: a task printed `text`; `stream` is ``"stdout"`` or ``"stderr"``."""
+
+    run: int
+    position: int
+    stream: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """To a zygote: fork worker `worker`. Its socket and its board travel along as descriptors, in this order."""
+
+    worker: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """From a zygote: the worker runs as `pid`."""
+
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """From a zygote: a worker ended; `exitcode` as in `subprocess`, negative for a signal."""
+
+    worker: int
+    exitcode: int
+
+
+Message: TypeAlias = (
+    Function
+    | Batch
+    | Withdraw
+    | Cancel
+    | Forget
+    | Resize
+    | Stop
+    | Hello
+    | Done
+    | Returned
+    | Output
+    | Fork
+    | Forked
+    | Gone
+)
+
+MESSAGES: tuple[type[Message], ...] = Message.__args__  # type: ignore[attr-defined]
+"""Every kind of message; the place in this tuple is its number on the wire."""

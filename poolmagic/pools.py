@@ -1,0 +1,496 @@
+"""Pools: what the user holds. A pool knows its settings; its workers are a crew that the supervisor owns.
+
+Threads. A pool may be used from any number of threads at once. What they share (the crew it leased) is behind a lock;
+all else is handed to the supervisor. The current pool (of the cell, of the session, the default) is process-wide.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self, Unpack
+
+import psutil
+
+from poolmagic.asking import Engine, Work
+from poolmagic.config import PoolConfig, RunOptions, RunOptionsDict, check_function, count_option
+from poolmagic.core import events as ev
+from poolmagic.core.state import PoolState
+from poolmagic.crew import Client, Crew, CrewState
+from poolmagic.errors import UsageError
+from poolmagic.feed import Feed
+from poolmagic.futures import ResultIterator, TaskFuture
+from poolmagic.inline import make_callable
+from poolmagic.launcher import Launcher, Loop, Reports, Surroundings, check_platform, process_launcher
+from poolmagic.local import LocalLauncher
+from poolmagic.payload import Codec, Direct, Pickled
+from poolmagic.runs import Display, Run
+from poolmagic.snapshot import PoolSnapshot, RunSnapshot
+from poolmagic.supervisor import Supervisor, get_supervisor
+
+__all__ = ["CurrentPool", "Pool", "cell_pool", "live_pools", "set_session_pool"]
+
+_MAP_OPTIONS = ("on_error", "return_exceptions", "chunksize", "progress")
+_IMAP_OPTIONS = ("on_error", "return_exceptions", "chunksize", "buffersize")
+_numbers = itertools.count(1)
+
+open_display: Callable[[bool | None], Callable[[RunSnapshot], Display] | None] | None = None
+"""How progress is shown, set by the package's root: takes the option `progress`, returns what opens a display."""
+
+
+class _CrewEngine:
+    """A crew as runs use it."""
+
+    def __init__(self, supervisor: Supervisor, crew: Crew, config: PoolConfig) -> None:
+        self.codec: Codec = Direct() if config.kind.start == "local" else Pickled()
+        self.capacity = (config.workers, config.slots_of(0))
+        self.crew = crew
+        self._supervisor = supervisor
+
+    def add(self, client: Client, event: ev.RunAdded) -> None:
+        """Start a run."""
+        self._supervisor.call(self.crew.add, client, event)
+
+    def post(self, event: ev.Event) -> None:
+        """Hand an event to the books."""
+        self._supervisor.call(self.crew.handle, event)
+
+    def state(self) -> CrewState:
+        """Return what the crew tells of itself."""
+        state: CrewState = self._supervisor.ask(self.crew.state)
+        return state
+
+    def busy(self) -> tuple[int, int]:
+        """Return how many slots run something, and how many there are."""
+        workers = self.state().workers
+        return sum(worker.busy for worker in workers), sum(worker.slots for worker in workers)
+
+
+class Pool:
+    """Workers that run a notebook's functions. Making one is cheap: its workers start when they are first needed.
+
+    A pool that is thrown away is no error: its workers stay warm for a minute, for the next pool with equal settings.
+    `close`, `terminate` and ``with`` end them at once.
+
+    Args:
+        kind: ``"prefork"`` (processes), ``"gevent"``, ``"eventlet"``, ``"threads"``, ``"asyncio"`` or ``"solo"``.
+        concurrency: Tasks at once: processes or green threads, by kind. None: the number of usable CPUs.
+        workers: For gevent, eventlet and asyncio: worker processes that share the concurrency.
+        name: What the pool is called in tables; unique names are made up.
+
+    Attributes:
+        config: The settings.
+        name: The name.
+        last_run: The last run that failed or was interrupted; None if there is none.
+
+    Raises:
+        UsageError: A setting is not possible; nothing was started.
+    """
+
+    def __init__(
+        self, kind: str = "prefork", concurrency: int | None = None, *, workers: int | None = None, name: str | None = None
+    ) -> None:
+        self.config = PoolConfig.make(kind, concurrency, workers)
+        check_platform(self.config)
+        self.name = name or f"{self.config.kind.name}-{next(_numbers)}"
+        self.last_run: Run | None = None
+        self._lock = threading.Lock()
+        self._engine: _CrewEngine | None = None
+        self._release: weakref.finalize[[Crew], Pool] | None = None
+        self._closed = False
+        self._inline_runs: list[Run] = []
+        with _registry_lock:
+            _registry.append(weakref.ref(self))
+
+    # Mapping -------------------------------------------------------------------------------------------------------
+
+    def map(self, f: Callable[..., Any], /, *iterables: Iterable[Any], **options: Unpack[RunOptionsDict]) -> list[Any]:
+        """Return ``[f(item) for item in iterable]``, computed by the workers; blocks, with a progress bar.
+
+        Several iterables are walked in step, as with the builtin `map`. Results are in the order of the items.
+
+        Args:
+            f: Any function, lambdas and those of notebook cells included.
+            iterables: The items.
+            options: ``on_error="raise"`` (the default) stops at the first failure and raises it; ``"return"`` puts a
+                `Failure` in its place, ``"skip"`` leaves it out; ``return_exceptions=True`` puts the exception itself.
+                ``chunksize`` is the number of items in a batch, sized by time if it is not given. ``progress`` is
+                True, False or None (where a person looks on).
+
+        Raises:
+            UsageError: The call cannot work; nothing was started.
+            Exception: The first failed item's own exception, with the remote traceback. Its attribute ``run`` holds
+                what was finished.
+        """
+        __tracebackhide__ = True
+        return self._blocking(f, self._zip(iterables), 0 if len(iterables) == 1 else 1, options)
+
+    def starmap(self, f: Callable[..., Any], iterable: Iterable[Iterable[Any]], /, **options: Unpack[RunOptionsDict]) -> list[Any]:
+        """Return ``[f(*item) for item in iterable]``; otherwise as `map`."""
+        __tracebackhide__ = True
+        return self._blocking(f, self._zip((iterable,)), 1, options)
+
+    def imap(self, f: Callable[..., Any], /, *iterables: Iterable[Any], **options: Unpack[RunOptionsDict]) -> ResultIterator:
+        """Return an iterator of the results, in the order of the items; nothing runs before the first is asked for.
+
+        Endless inputs work: items are read only as the consumer goes on.
+
+        Args:
+            f: As for `map`.
+            iterables: As for `map`.
+            options: As for `map`, but for `progress`; and ``buffersize``, the most items that are read ahead.
+
+        Raises:
+            UsageError: The call cannot work.
+        """
+        return self._lazy(f, iterables, options, ordered=True, with_index=False)
+
+    def imap_unordered(
+        self,
+        f: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any],
+        with_index: bool = False,
+        **options: Unpack[RunOptionsDict],
+    ) -> ResultIterator:
+        """Return an iterator of the results as they come; with `with_index`, of pairs (index of the item, result)."""
+        return self._lazy(f, iterables, options, ordered=False, with_index=with_index)
+
+    def submit(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Start ``f(*args, **kwargs)`` and return its future; does not block, but on solo, which runs it at once.
+
+        Raises:
+            UsageError: The pool is closed, or the function is not one for this kind.
+            PayloadError: The function or an argument cannot be pickled.
+        """
+        engine, work = self._prepare(f, 2, RunOptions())
+        feed = Feed(iter([(args, kwargs)]), 1, Direct() if engine is None else engine.codec)
+        if engine is None:
+            return _run_at_once(work, (args, kwargs))
+        pulled = feed.pull(1)
+        for error in pulled.broken.values():
+            raise error
+        future = TaskFuture(_next_number(), engine, work, feed, self)
+        engine.add(future, ev.RunAdded(future.id, ((0, 1),), (), True, 1, False, None))
+        return future
+
+    def start(self, f: Callable[..., Any], /, *iterables: Iterable[Any], **options: Unpack[RunOptionsDict]) -> Run:
+        """Start a map and return its `Run`, which can be used while it goes on; does not block.
+
+        On solo, which has no workers, it blocks and the run is over when it is returned. The items are read by a
+        thread of the run's own.
+
+        Args:
+            f: As for `map`.
+            iterables: As for `map`.
+            options: As for `map`.
+
+        Raises:
+            UsageError: The call cannot work; nothing was started.
+        """
+        run = self._make_run(f, self._zip(iterables), 0 if len(iterables) == 1 else 1, options)
+        if run._engine is None:
+            run._run(None)
+        else:
+            threading.Thread(target=run._run, args=(None,), name=f"poolmagic-run-{run.id}", daemon=True).start()
+        return run
+
+    # Workers -------------------------------------------------------------------------------------------------------
+
+    def grow(self, n: int = 1) -> None:
+        """Have `n` more processes (prefork) or slots (the other kinds); does not block."""
+        self._resize(ev.Grow(count_option("n", n)), n)
+
+    def shrink(self, n: int = 1) -> None:
+        """Have `n` processes or slots less, but at least one; does not block. Running tasks are finished."""
+        self._resize(ev.Shrink(count_option("n", n)), -n)
+
+    def _resize(self, event: ev.Event, by: int) -> None:
+        if self.config.kind.scales is None:
+            raise UsageError("a solo pool has one slot, whatever happens")
+        engine = self._lease()
+        concurrency = max(self.config.workers if self.config.kind.scales == "slots" else 1, self.config.concurrency + by)
+        workers = concurrency if self.config.kind.scales == "workers" else self.config.workers
+        self.config = PoolConfig(self.config.kind, concurrency, workers)
+        engine.capacity = (workers, self.config.slots_of(0))
+        engine.post(event)
+
+    def restart(self) -> None:
+        """Replace the workers by new ones, which see the kernel's environment as it is now; does not block.
+
+        Tasks that run are finished by the old workers.
+        """
+        with self._lock:
+            engine = self._engine
+        if engine is not None:
+            get_supervisor().call(engine.crew.restart, _launcher_for(self.config, Surroundings.now()))
+
+    def snapshot(self) -> PoolSnapshot:
+        """Return a picture of this moment; blocks for about a millisecond."""
+        with self._lock:
+            engine = self._engine
+        state = CrewState("new", (), 0, 0, 0) if engine is None else engine.state()
+        phase = "closed" if self._closed and state.phase in ("new", "closed") else state.phase
+        return PoolSnapshot(
+            name=self.name,
+            kind=self.config.kind.name,
+            state="closing" if phase == "terminating" else phase,
+            concurrency=self.config.concurrency,
+            workers=state.workers,
+            slots=sum(worker.slots for worker in state.workers),
+            busy=sum(worker.busy for worker in state.workers),
+            done=state.done,
+            failed=state.failed,
+            runs=state.runs,
+            memory=sum(_memory_of(worker.pid) for worker in state.workers) if self.config.kind.start != "local" else 0,
+        )
+
+    def close(self) -> None:
+        """Take no more work, finish what there is, then stop the workers; does not block. Twice equals once."""
+        self._stop(ev.Close())
+
+    def terminate(self) -> None:
+        """Stop now: runs are cancelled and workers killed; does not block. Twice equals once."""
+        self._stop(ev.Terminate())
+
+    def _stop(self, event: ev.Event) -> None:
+        with self._lock:
+            self._closed = True
+            if self._release is not None:
+                self._release.detach()
+            if self._engine is not None:
+                self._engine.post(event)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until all workers of a closed pool have ended; blocks at most `timeout` seconds.
+
+        Raises:
+            UsageError: The pool is not closed.
+            TimeoutError: Workers are left.
+        """
+        if not self._closed:
+            raise UsageError("join() waits for the end of a closed pool: call close() or terminate() first")
+        if self._engine is not None and not self._engine.crew.finished.wait(timeout):
+            raise TimeoutError(f"workers of {self.name} are still there after {timeout} s")
+
+    @classmethod
+    def current(cls) -> Pool:
+        """Return the pool that ``%%pool`` or ``%pool`` chose, else a shared default, ``Pool()``; does not block."""
+        return _current()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.terminate()
+        self.join()
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name}: {self.config}{', closed' if self._closed else ''}>"
+
+    # Within the package --------------------------------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the pool takes no more work."""
+        return self._closed
+
+    def _lease(self) -> _CrewEngine:
+        """Return the engine, and get a crew for it first if there is none."""
+        with self._lock:
+            if self._closed:
+                raise UsageError(f"{self.name} is closed: make a new Pool")
+            if self._engine is None:
+                supervisor, surroundings = get_supervisor(), Surroundings.now()
+                config = self.config
+                seats = [config.slots_of(seat) for seat in range(config.workers)]
+                make_state = partial(PoolState, seats, config.kind.scales or "slots", config.kind.cancels)
+                key = (config, surroundings)
+                crew = supervisor.ask(supervisor.lease, key, make_state, _launcher_for(config, surroundings))
+                self._engine = _CrewEngine(supervisor, crew, config)
+                self._release = weakref.finalize(self, supervisor.call, supervisor.release, crew)
+                self._release.atexit = False
+            return self._engine
+
+    def _prepare(self, f: Callable[..., Any], stars: int, options: RunOptions) -> tuple[_CrewEngine | None, Work]:
+        """Check and pack a function; the engine is None on solo."""
+        check_function(self.config.kind, f)
+        if self.config.kind.start == "inline":
+            if self._closed:
+                raise UsageError(f"{self.name} is closed: make a new Pool")
+            return None, Work(f, stars, options)
+        engine = self._lease()
+        return engine, Work(engine.codec.pack_function(f), stars, options)
+
+    def _work_again(self, work: Work, f: Callable[..., Any] | None) -> tuple[Engine | None, Work]:
+        """Return what a resumed run needs: the same function or a repaired one."""
+        if f is None:
+            return (None if self.config.kind.start == "inline" else self._lease()), work
+        return self._prepare(f, work.stars, work.options)
+
+    def _zip(self, iterables: tuple[Iterable[Any], ...]) -> tuple[Iterator[Any], int | None]:
+        """Return an iterator of the items, and their number where it is known."""
+        if not iterables:
+            raise UsageError("what should the function be mapped over? give at least one iterable")
+        for iterable in iterables:
+            if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
+                raise UsageError(f"cannot iterate over {type(iterable).__name__}: {iterable!r:.80}")
+        lengths = [len(iterable) if hasattr(iterable, "__len__") else None for iterable in iterables]
+        known = [length for length in lengths if length is not None]
+        items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
+        return items, min(known) if len(known) == len(lengths) else None
+
+    def _make_run(
+        self, f: Callable[..., Any], source: tuple[Iterator[Any], int | None], stars: int, given: RunOptionsDict
+    ) -> Run:
+        options = RunOptions.make(dict(given), _MAP_OPTIONS)
+        engine, work = self._prepare(f, stars, options)
+        feed = Feed(*source, Direct() if engine is None else engine.codec)
+        return Run(self, engine, work, feed, _name_of(f))
+
+    def _blocking(
+        self, f: Callable[..., Any], source: tuple[Iterator[Any], int | None], stars: int, given: RunOptionsDict
+    ) -> list[Any]:
+        __tracebackhide__ = True
+        run = self._make_run(f, source, stars, given)
+        run._run(self._open_display(given.get("progress"), run))
+        return run.result()
+
+    def _open_display(self, progress: bool | None, run: Run) -> Callable[[RunSnapshot], Display] | None:
+        return None if open_display is None else open_display(progress)
+
+    def _lazy(
+        self,
+        f: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        given: RunOptionsDict,
+        *,
+        ordered: bool,
+        with_index: bool,
+    ) -> ResultIterator:
+        options = RunOptions.make(dict(given), _IMAP_OPTIONS)
+        source = self._zip(iterables)
+        engine, work = self._prepare(f, 0 if len(iterables) == 1 else 1, options)
+        feed = Feed(*source, Direct() if engine is None else engine.codec)
+        return ResultIterator(engine, work, feed, ordered=ordered, with_index=with_index, pool=self)
+
+
+def _launcher_for(config: PoolConfig, surroundings: Surroundings) -> Callable[[Loop, Reports], Launcher]:
+    if config.kind.start == "local":
+        return LocalLauncher
+    return partial(process_launcher, config, surroundings)
+
+
+def _run_at_once(work: Work, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Future[Any]:
+    """Run a task of a solo pool and return its finished future."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    try:
+        future.set_result(make_callable(work.payload, 2)(call))
+    except Exception as error:
+        future.set_exception(Direct().pack_error(error))
+    return future
+
+
+def _name_of(f: Callable[..., Any]) -> str:
+    return getattr(f, "__name__", None) or getattr(getattr(f, "func", None), "__name__", None) or type(f).__name__
+
+
+def _memory_of(pid: int | None) -> int:
+    """Resident bytes of a process; 0 if it has ended."""
+    if pid is None:
+        return 0
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+# The current pool ----------------------------------------------------------------------------------------------------
+
+_registry: list[weakref.ref[Pool]] = []
+_registry_lock = threading.Lock()
+_session_pool: Pool | None = None
+_cell_pools: list[Pool] = []
+_default_pool: Pool | None = None
+
+
+def set_session_pool(pool: Pool | None) -> None:
+    """Choose the current pool of all later cells; None goes back to the default. Does not block."""
+    global _session_pool
+    _session_pool = pool
+
+
+@contextmanager
+def cell_pool(pool: Pool) -> Iterator[Pool]:
+    """Make a pool the current one for a while, before any that was chosen for the session."""
+    _cell_pools.append(pool)
+    try:
+        yield pool
+    finally:
+        _cell_pools.remove(pool)
+
+
+def _current() -> Pool:
+    global _default_pool
+    for pool in (*reversed(_cell_pools), _session_pool):
+        if pool is not None and not pool.is_closed:
+            return pool
+    with _registry_lock:
+        if _default_pool is not None and not _default_pool.is_closed:
+            return _default_pool
+    default = Pool(name="default")
+    with _registry_lock:
+        _default_pool = default
+    return default
+
+
+def live_pools() -> list[Pool]:
+    """Return the pools that are alive: whose workers were started and that are not closed. Oldest first."""
+    with _registry_lock:
+        pools = [pool for ref in _registry if (pool := ref()) is not None]
+        _registry[:] = [weakref.ref(pool) for pool in pools]
+    return [pool for pool in pools if not pool.is_closed and pool._engine is not None]
+
+
+class CurrentPool:
+    """A stand-in for the current pool: every attribute is looked up on `Pool.current()` at that moment."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # IPython and others ask for what a pool does not have; no pool is made for that
+            raise AttributeError(name)
+        return getattr(Pool.current(), name)
+
+    def __dir__(self) -> list[str]:
+        return [name for name in dir(Pool) if not name.startswith("_")]
+
+    def __repr__(self) -> str:
+        return f"<the current pool: {Pool.current()!r}>"
+
+    def __reduce__(self) -> tuple[Callable[[], CurrentPool], tuple[()]]:
+        return _stand_in, ()
+
+
+def _stand_in() -> CurrentPool:
+    """Return the stand-in of this process, where a function that refers to it was unpickled."""
+    from poolmagic import pool
+
+    stand_in: CurrentPool = pool
+    return stand_in
+
+
+def _next_number() -> int:
+    from poolmagic.asking import _numbers as numbers
+
+    return next(numbers)

@@ -1,0 +1,364 @@
+"""Runs: the handle of one map, what it has so far, and how it ends.
+
+Threads. A run's outcomes are written by its asking thread alone (the one blocked in `map`, or a thread of the run's
+own); any thread may read them, ask for the result or cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+from poolmagic.asking import Asking, Engine, Work
+from poolmagic.core.events import Verdict
+from poolmagic.errors import RunCancelled, UsageError
+from poolmagic.feed import Feed
+from poolmagic.inline import InlineAsking
+from poolmagic.payload import describe_value
+from poolmagic.snapshot import RunSnapshot, run_line
+
+__all__ = ["Display", "Failure", "Run"]
+
+TICK: Final = 0.1
+"""Seconds between two looks at a run that is shown or awaited: ten times a second looks live and costs nothing."""
+SHOW_AFTER: Final = 0.5
+"""Seconds after which a blocking run shows progress."""
+GRACE: Final = 0.2
+"""Seconds that running items have to end by themselves after an interrupt; then they are stopped."""
+
+_MISSING: Final = object()
+_numbers = itertools.count(1)
+
+
+class Display(Protocol):
+    """Shows a run to a person; see `progress`."""
+
+    def update(self, snapshot: RunSnapshot) -> None:
+        """Show this."""
+        ...
+
+    def close(self, snapshot: RunSnapshot) -> None:
+        """Show this for good."""
+        ...
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An item that has no result. It is false, so that ``filter(None, results)`` and ``if result`` do what one means.
+
+    Attributes:
+        index: Its place in the input, from 0.
+        item: The item itself.
+        exception: What its task raised, with the remote traceback, or what kept the task from running.
+        worker: Who ran it.
+    """
+
+    index: int
+    item: Any
+    exception: BaseException
+    worker: str
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        text = describe_value(self.exception)
+        return f"<Failure of item {self.index} ({describe_value(self.item, 40)}): {text}>"
+
+
+class Run:
+    """One map: usable while it goes on, and after. Made by `Pool.start` and inside of `Pool.map`.
+
+    Attributes:
+        id: Number of the run in this kernel.
+        name: Name of its function.
+        pool: The pool that runs it; the run keeps it alive.
+    """
+
+    def __init__(self, pool: Any, engine: Engine | None, work: Work, feed: Feed, name: str) -> None:
+        self.id = next(_numbers)
+        self.name = name
+        self.pool = pool
+        self._engine = engine
+        self._work = work
+        self._feed = feed
+        self._total = feed.total
+        self._asking = self._new_asking()
+        self._values: list[Any] = [] if feed.total is None else [_MISSING] * feed.total
+        self._failures: dict[int, Failure] = {}
+        self._done = 0
+        self._state = "running"
+        self._error: BaseException | None = None
+        self._started = time.monotonic()
+        self._elapsed: float | None = None
+        self._changed = threading.Condition()
+        self._callbacks: list[Callable[[], None]] = []
+
+    # For everybody -------------------------------------------------------------------------------------------------
+
+    def result(self, timeout: float | None = None) -> list[Any]:
+        """Return the results in the order of the items; blocks until the run is over.
+
+        Args:
+            timeout: Seconds to wait; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: The run goes on; nothing is lost.
+            RunCancelled: The run was cancelled.
+            WorkerLostError: No worker can be started.
+            Exception: The first failed item's own exception, if `on_error` is ``"raise"``, or that of the input.
+        """
+        __tracebackhide__ = True
+        self._wait(timeout)
+        if self._error is not None:
+            raise self._error
+        return [value for value in self._values if value is not _MISSING]
+
+    def _wait(self, timeout: float | None = None) -> None:
+        with self._changed:
+            if not self._changed.wait_for(self.done, timeout):
+                raise TimeoutError(f"the run is not over after {timeout} s; it goes on")
+
+    @property
+    def results(self) -> dict[int, Any]:
+        """What is finished so far: results by the index of their item. Does not block."""
+        return {
+            index: value
+            for index, value in enumerate(self._values)
+            if value is not _MISSING and index not in self._failures
+        }
+
+    @property
+    def failures(self) -> list[Failure]:
+        """The items that failed so far, by index. Does not block."""
+        return [self._failures[index] for index in sorted(self._failures)]
+
+    def done(self) -> bool:
+        """Return whether the run is over, however it ended. Does not block."""
+        return self._state != "running"
+
+    def cancel(self) -> None:
+        """End the run: nothing more is dispatched and what runs is stopped. Does not block; twice equals once.
+
+        A running item of a prefork pool is stopped by replacing its worker, one of a green pool by killing its green
+        thread, one of a threads pool by an exception that strikes when it is in Python code.
+        """
+        if not self.done():
+            self._asking.halt(Verdict.CANCELLED, kill=True)
+
+    def snapshot(self) -> RunSnapshot:
+        """Return a picture of this moment. Blocks for well under a millisecond."""
+        busy, slots = (0, 0)
+        if not self.done():
+            busy, slots = self._engine.busy() if self._engine is not None else (1, 1)
+        elapsed = time.monotonic() - self._started if self._elapsed is None else self._elapsed
+        total = len(self._values) if self._total is None and self._feed.exhausted else self._total
+        return RunSnapshot(
+            self.id,
+            self.name,
+            self.pool.config.kind.name,
+            self._state,
+            self._done,
+            len(self._failures),
+            total,
+            elapsed,
+            busy,
+            slots,
+        )
+
+    def resume(self, f: Callable[..., Any] | None = None, *, progress: bool | None = None) -> list[Any]:
+        """Run what has no result yet, failed items included, and return the whole list; blocks as `Pool.map` does.
+
+        Finished items are not run again. Resuming a run that is complete returns its results.
+
+        Args:
+            f: A repaired function to go on with; None goes on with the same.
+            progress: As in `Pool.map`.
+
+        Raises:
+            UsageError: The run goes on, or its pool is closed.
+            Exception: As `result`.
+        """
+        __tracebackhide__ = True
+        if not self.done():
+            raise UsageError("the run goes on: wait for it or cancel it before you resume it")
+        self._engine, self._work = self.pool._work_again(self._work, f)
+        final = [] if self._work.options.fail_fast else [(failure.index, failure.item) for failure in self.failures]
+        self._feed = self._feed.rest(final)
+        self._asking = self._new_asking()
+        self._failures.clear()
+        self._error = None
+        self._elapsed = None
+        self._started = time.monotonic()
+        self._state = "running"
+        self._run(self.pool._open_display(progress, self))
+        return self.result()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the results in the order of the items, as they come; blocks for each. Ends with `result`'s error."""
+        index = 0
+        while True:
+            with self._changed:
+                self._changed.wait_for(partial(self._is_decided, index))
+            if self._has(index):
+                yield self._values[index]
+            elif self.done() and self._error is not None:
+                raise self._error
+            elif self.done() and index >= len(self._values):
+                return
+            index += 1
+
+    def _is_decided(self, index: int) -> bool:
+        return self.done() or self._has(index) or index in self._failures
+
+    def _has(self, index: int) -> bool:
+        return index < len(self._values) and self._values[index] is not _MISSING
+
+    def __await__(self) -> Generator[Any, None, list[Any]]:
+        """Wait in an event loop, without blocking it, and return `result`. Cancelling the wait cancels the run."""
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        over = asyncio.Event()
+        with self._changed:
+            self._callbacks.append(lambda: loop.call_soon_threadsafe(over.set))
+        if self.done():
+            over.set()
+        try:
+            waiter = loop.create_task(over.wait())
+            while not over.is_set():
+                # Woken regularly: an interrupt of the kernel is noticed only by a loop that turns.
+                await asyncio.wait([waiter], timeout=TICK)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        return self.result()
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id}: {run_line(self.snapshot())}>"
+
+    # For the asking thread -----------------------------------------------------------------------------------------
+
+    def succeeded(self, indices: list[int] | range, values: list[Any]) -> None:
+        """Keep values."""
+        self._make_room(indices[-1])
+        if isinstance(indices, range):
+            self._values[indices.start : indices.stop] = values
+        else:
+            for index, value in zip(indices, values, strict=True):
+                self._values[index] = value
+        with self._changed:
+            self._done += len(values)
+            self._changed.notify_all()
+
+    def failed(self, index: int, item: Any, error: BaseException, worker: str) -> bool:
+        """Keep a failure; whether it is final depends on the option `on_error`."""
+        if isinstance(error, RunCancelled):
+            return False
+        where = f" on {worker}" if worker else ""
+        error.add_note(f"item {index} ({describe_value(item)}) of {self.name} failed{where}")
+        failure = Failure(index, item, error, worker)
+        options = self._work.options
+        self._make_room(index)
+        if options.return_exceptions:
+            self._values[index] = error
+        elif options.on_error == "return":
+            self._values[index] = failure
+        with self._changed:
+            self._failures[index] = failure
+            self._changed.notify_all()
+        return not options.fail_fast
+
+    def room(self) -> int | None:
+        """Return None: all results are kept, so nothing is gained by waiting."""
+        return None
+
+    def _make_room(self, index: int) -> None:
+        if index >= len(self._values):
+            self._values.extend([_MISSING] * (index + 1 - len(self._values)))
+
+    def _new_asking(self) -> Asking | InlineAsking:
+        if self._engine is None:
+            return InlineAsking(self._work, self._feed, self)
+        return Asking(self._engine, self._work, self._feed, self)
+
+    def _run(self, open_display: Callable[[RunSnapshot], Display] | None) -> None:
+        """Be the asking thread until the run is over; raises only what is not the run's own error, such as an interrupt."""
+        __tracebackhide__ = True
+        display: Display | None = None
+        try:
+            self._asking.start()
+            shown_at = self._started + SHOW_AFTER
+            while self._asking.verdict is None:
+                wait = None if open_display is None else max(0.001, shown_at - time.monotonic())
+                self._asking.step(wait)
+                if open_display is not None and time.monotonic() >= shown_at and self._asking.verdict is None:
+                    display = display or open_display(self.snapshot())
+                    display.update(self.snapshot())
+                    shown_at = time.monotonic() + TICK
+        except KeyboardInterrupt as stop:
+            self._interrupt()
+            self._end("interrupted", stop)
+            stop.run = self  # type: ignore[attr-defined]
+            raise
+        except BaseException as error:  # the user's iterator, or a stream that is closed
+            self._asking.halt(Verdict.FAILED, kill=False)
+            self._end("failed", error)
+        else:
+            self._conclude()
+        finally:
+            if display is not None:
+                display.close(self.snapshot())
+
+    def _interrupt(self) -> None:
+        """Stop dispatching, give what runs a moment, then stop it; a second interrupt stops it at once."""
+        try:
+            self._asking.halt(Verdict.CANCELLED, kill=False)
+            self._finish_by(time.monotonic() + GRACE)
+        finally:
+            if self._asking.verdict is None:
+                self._asking.halt(Verdict.CANCELLED, kill=True)
+                self._finish_by(time.monotonic() + GRACE / 4)
+
+    def _finish_by(self, deadline: float) -> None:
+        while self._asking.verdict is None and (left := deadline - time.monotonic()) > 0:
+            self._asking.step(left)
+
+    def _conclude(self) -> None:
+        """Name the state that the verdict means, and the error that `result` raises."""
+        if self._asking.verdict is Verdict.DONE:
+            self._end("done", None)
+        elif self._asking.verdict is Verdict.CANCELLED:
+            self._end("cancelled", self._asking.error or RunCancelled("the run was cancelled"))
+        elif self._failures:
+            self._end("failed", self._first_failure())
+        else:
+            self._end("failed", self._asking.error)
+
+    def _first_failure(self) -> BaseException:
+        error = self._failures[min(self._failures)].exception
+        left = "the others" if self._total is None else f"the other {self._total - self._done:,}"
+        error.add_note(f"{self._done:,} items are done: see .results of the run; its .resume() does {left} (the run: pool.last_run)")
+        return error
+
+    def _end(self, state: str, error: BaseException | None) -> None:
+        self._elapsed = time.monotonic() - self._started
+        if error is not None:
+            try:
+                error.run = self  # type: ignore[attr-defined]
+            except AttributeError:  # an exception class with __slots__; pool.last_run leads to the run all the same
+                error.add_note("(this exception has no place for an attribute .run)")
+            self.pool.last_run = self
+        with self._changed:
+            self._state, self._error = state, error
+            self._changed.notify_all()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()

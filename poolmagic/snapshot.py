@@ -1,0 +1,139 @@
+"""Frozen pictures of runs and pools, for people and programs, and their plain text. No other state, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["PoolSnapshot", "RunSnapshot", "WorkerSnapshot", "pool_table", "run_line", "show_bytes", "show_seconds"]
+
+
+@dataclass(frozen=True)
+class RunSnapshot:
+    """A run at one moment.
+
+    Attributes:
+        id: Number of the run in this kernel.
+        name: Name of its function.
+        kind: Kind of its pool.
+        state: ``"running"``, ``"done"``, ``"failed"``, ``"cancelled"`` or ``"interrupted"``.
+        done: Items that returned.
+        failed: Items that did not.
+        total: Items in all; None if that is not known.
+        elapsed: Seconds since it began, or that it took.
+        busy: Slots that run something.
+        slots: Slots that there are.
+    """
+
+    id: int
+    name: str
+    kind: str
+    state: str
+    done: int
+    failed: int
+    total: int | None
+    elapsed: float
+    busy: int
+    slots: int
+
+    @property
+    def rate(self) -> float:
+        """Items per second so far."""
+        return (self.done + self.failed) / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds that are left at this rate; None if nobody can tell."""
+        if self.total is None or not self.rate or self.state != "running":
+            return None
+        return max(0, self.total - self.done - self.failed) / self.rate
+
+
+@dataclass(frozen=True)
+class WorkerSnapshot:
+    """A worker at one moment: `busy` slots of `slots`, `done` items in its life; `state` as in the design page."""
+
+    id: int
+    pid: int | None
+    state: str
+    slots: int
+    busy: int
+    done: int
+
+
+@dataclass(frozen=True)
+class PoolSnapshot:
+    """A pool at one moment.
+
+    Attributes:
+        state: ``"new"`` (no worker was needed yet), ``"running"``, ``"closing"``, ``"closed"`` or ``"broken"``.
+        done: Items that returned, over all runs.
+        failed: Items that did not.
+        runs: Runs that go on.
+        memory: Resident bytes of all its worker processes.
+    """
+
+    name: str
+    kind: str
+    state: str
+    concurrency: int
+    workers: tuple[WorkerSnapshot, ...]
+    slots: int
+    busy: int
+    done: int
+    failed: int
+    runs: int
+    memory: int
+
+
+def show_seconds(seconds: float) -> str:
+    """Return a duration as people write it: ``0.3 s``, ``12 s``, ``3:25``, ``1:02:09``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def show_bytes(size: float) -> str:
+    """Return a size as people write it: ``35 MB``. Units are powers of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def run_line(run: RunSnapshot) -> str:
+    """Return one line that says how a run is doing, or how it went."""
+    of = "" if run.total is None else f"/{run.total:,}"
+    text = f"{run.name} on {run.kind}: {run.done + run.failed:,}{of} in {show_seconds(run.elapsed)}, {run.rate:,.1f}/s"
+    if run.failed:
+        text += f", {run.failed:,} failed"
+    if run.eta is not None:
+        text += f", {show_seconds(run.eta)} left"
+    if run.state == "running":
+        return f"{text}, {run.busy}/{run.slots} busy"
+    return text if run.state == "done" else f"{text}, {run.state}"
+
+
+def pool_table(pools: list[PoolSnapshot]) -> list[tuple[str, ...]]:
+    """Return the rows of a table of pools, the head first."""
+    rows: list[tuple[str, ...]] = [("name", "kind", "workers x slots", "state", "busy", "done", "failed", "memory")]
+    for pool in pools:
+        count = len(pool.workers)
+        shape = f"{count} x {pool.slots // count}" if count else "-"
+        rows.append(
+            (
+                pool.name,
+                f"{pool.kind} -c {pool.concurrency}",
+                shape,
+                pool.state,
+                f"{pool.busy}",
+                f"{pool.done:,}",
+                f"{pool.failed:,}",
+                show_bytes(pool.memory),
+            )
+        )
+    return rows

@@ -1,0 +1,44 @@
+"""Entry of an exec'ed worker: patch first, then import the rest. Arguments: kind, link, board, slots, start as JSON.
+
+`native` is imported before the patch because it must keep the originals; nothing else may be.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from poolmagic.worker import native
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Be a worker; returns never."""
+    kind, link, board, slots, start = sys.argv[1:]
+    assert native is not None
+    _patch(kind)
+    from poolmagic.worker.process import make_runner, run_worker
+    from poolmagic.worker.start import take_over
+
+    take_over(json.loads(start))
+    run_worker(int(link), int(board), make_runner(kind, int(slots)))
+
+
+def _patch(kind: str) -> None:
+    """Make the blocking calls of this process cooperative."""
+    if kind == "gevent":
+        from gevent import monkey
+
+        monkey.patch_all()
+    elif kind == "eventlet":
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its deprecation: poolmagic says it itself, once, in the kernel
+            import eventlet
+        eventlet.monkey_patch()
+
+
+if __name__ == "__main__":
+    main()

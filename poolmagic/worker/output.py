@@ -1,0 +1,56 @@
+"""What a task prints: text streams that send it home with the task's name on it, line by line.
+
+A stream may be written to from any thread of the worker; text from outside of a task goes where it went before.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TextIO
+
+from poolmagic.messages import Output
+from poolmagic.worker.tasks import Worker, current
+
+__all__ = ["TaskStream"]
+
+
+class TaskStream(io.TextIOBase):
+    """Stands in for `sys.stdout` or `sys.stderr` in a worker."""
+
+    def __init__(self, worker: Worker, name: str, before: TextIO) -> None:
+        self._worker = worker
+        self._name = name
+        self._before = before
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The encoding of the stream that this one stands in for."""
+        return self._before.encoding
+
+    def fileno(self) -> int:
+        """The descriptor of the stream that this one stands in for."""
+        return self._before.fileno()
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Send the whole lines in `text` home, and keep the rest of it for later."""
+        task = current.get()
+        if task is None:
+            return self._before.write(text)
+        lines, end, rest = (self._worker.unfinished.pop((task, self._name), "") + text).rpartition("\n")
+        if rest:
+            self._worker.unfinished[task, self._name] = rest
+        if end:
+            self._worker.send(Output(*task, self._name, lines + end))
+        return len(text)
+
+    def flush(self) -> None:
+        """Send what the present task wrote since its last line ended."""
+        task = current.get()
+        if task is None:
+            self._before.flush()
+        else:
+            self._worker.send_unfinished(task)

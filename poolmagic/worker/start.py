@@ -1,0 +1,32 @@
+"""How a worker comes to see the world as the kernel saw it when the pool started."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+from typing import Any
+
+__all__ = ["take_over"]
+
+
+def take_over(start: dict[str, Any]) -> None:
+    """Take over the kernel's warning filters; its `sys.path`, working directory and environment are here already.
+
+    A filter for a category that cannot be imported here is left out: it belongs to a module that is not loaded.
+    """
+    filters: list[Any] = []
+    for action, message, module_of_category, category, module, line in start["filters"]:
+        found: Any = None
+        try:
+            found = getattr(importlib.import_module(module_of_category), category, None)
+        except ImportError:
+            continue
+        if isinstance(found, type) and issubclass(found, Warning):
+            filters.append((action, _pattern(message), found, _pattern(module), line))
+    warnings.filters[:] = filters  # type: ignore[index]
+    warnings._filters_mutated()  # type: ignore[attr-defined]
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    return None if text is None else re.compile(text, re.IGNORECASE)

@@ -23,12 +23,18 @@ from poolmagic.core import events as ev
 from poolmagic.crew import Client
 from poolmagic.errors import PayloadError, PoolMagicError
 from poolmagic.feed import Feed
+from poolmagic.interrupts import Interrupts
 from poolmagic.messages import Done, Output, Span
 from poolmagic.payload import Codec
 
-__all__ = ["Asking", "Engine", "Sink", "Work"]
+__all__ = ["Asking", "Engine", "Sink", "Work", "next_number"]
 
 _numbers = itertools.count()
+
+
+def next_number() -> int:
+    """Return a number for a run in the books, never given before in this process."""
+    return next(_numbers)
 
 
 class Engine(Protocol):
@@ -80,7 +86,7 @@ class Asking:
     """One run on one crew, as the asking thread sees it."""
 
     def __init__(self, engine: Engine, work: Work, feed: Feed, sink: Sink) -> None:
-        self.id = next(_numbers)
+        self.id = next_number()
         self.verdict: ev.Verdict | None = None
         self.error: PoolMagicError | None = None
         self._engine = engine
@@ -89,7 +95,7 @@ class Asking:
         self._sink = sink
         self._inbox: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = SimpleQueue()
         self._orders: deque[int] = deque()
-        self._feed_error: BaseException | None = None
+        self.interrupts = Interrupts(lambda: self._inbox.put((_nothing, ())))
 
     # Loop thread ---------------------------------------------------------------------------------------------------
 
@@ -131,24 +137,21 @@ class Asking:
             size = max(1, min(size, math.ceil(self._feed.total / workers)))
         filled: list[Span] = []
         broken: dict[int, BaseException] = {}
-        last = self._feed.exhausted
-        while len(filled) < workers and not last:
-            room = self._room(size)
-            if not room:
-                break
+        while len(filled) < workers and not self._feed.exhausted and (room := self._room(size)):
             pulled = self._feed.pull(room)
             broken |= pulled.broken
-            last = pulled.last
             if pulled.span is not None:
                 filled.append(pulled.span)
-        options = self._work.options
+        self.announce(tuple(filled), tuple(broken))
+        self._take_broken(broken)
+
+    def announce(self, filled: tuple[Span, ...] = (), broken: tuple[int, ...] = ()) -> None:
+        """Make the run known to the books, with the batches that are packed; does not block."""
+        options, feed = self._work.options, self._feed
         self._engine.add(
             self,
-            ev.RunAdded(
-                self.id, tuple(filled), tuple(broken), last, self._feed.total, options.fail_fast, options.chunksize
-            ),
+            ev.RunAdded(self.id, filled, broken, feed.exhausted, feed.total, options.fail_fast, options.chunksize),
         )
-        self._take_broken(broken)
 
     def step(self, timeout: float | None) -> bool:
         """Do the next thing there is to do; blocks at most `timeout` seconds for it. False if none came."""
@@ -162,7 +165,7 @@ class Asking:
 
     def serve(self) -> None:
         """Answer orders for items, as far as there is room for reading ahead."""
-        while self._orders and self.verdict is None and self._feed_error is None:
+        while self._orders and self.verdict is None:
             room = self._room(self._orders[0])
             if not room:
                 return
@@ -178,15 +181,11 @@ class Asking:
 
     def _fill(self, asked: int, size: int) -> None:
         try:
-            pulled = self._feed.pull(size)
-        except KeyboardInterrupt:  # it is for us, not about the iterator
+            with self.interrupts.open():
+                pulled = self._feed.pull(size)
+        except BaseException:  # an interrupt: it is for us, not about the iterator
             self._orders.appendleft(asked)
             raise
-        except BaseException as error:
-            # What runs is finished first; then the user's own error is raised.
-            self._feed_error = error
-            self.halt(ev.Verdict.FAILED, kill=False)
-            return
         self._engine.post(ev.Filled(self.id, asked, pulled.span, tuple(pulled.broken), pulled.last))
         self._take_broken(pulled.broken)
 
@@ -205,8 +204,9 @@ class Asking:
             offset += stop - start
             for first, end in [(start, stop)] if message.spans == spans else _common(spans, (start, stop)):
                 self._take_values(first, part[first - start : end - start], load, worker)
+        accepted = set(failed)
         for position, record in zip(message.failed, records, strict=True):
-            if position in failed:
+            if position in accepted:
                 self._take_failure(position, codec.load_error(record), worker)
 
     def _take_values(self, start: int, values: list[Any], load: Callable[[Any], Any] | None, worker: str) -> None:
@@ -238,10 +238,6 @@ class Asking:
             self._feed.resolve((position, position + 1))
 
     def _take_end(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
-        if self._feed_error is not None:
-            error_of_feed, self._feed_error = self._feed_error, None
-            self.verdict = ev.Verdict.FAILED
-            raise error_of_feed
         self.verdict, self.error = verdict, error
 
 
@@ -249,6 +245,10 @@ def _common(spans: tuple[Span, ...], span: Span) -> list[Span]:
     """Return the parts of `spans` that lie within `span`."""
     parts = [(max(start, span[0]), min(stop, span[1])) for start, stop in spans]
     return [part for part in parts if part[0] < part[1]]
+
+
+def _nothing() -> None:
+    """Do nothing, but let `step` return."""
 
 
 def _print(message: Output) -> None:

@@ -19,6 +19,7 @@ This module imports nothing of poolmagic and owns no state but the set of notes 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "UsageError",
     "WireError",
     "WorkerLostError",
+    "annotate",
     "note_once",
 ]
 
@@ -98,7 +100,13 @@ class WorkerLostError(PoolMagicError):
 
 
 class RunCancelled(PoolMagicError):
-    """The run was cancelled, or its pool terminated, before all of its items were done."""
+    """The run was cancelled, or its pool terminated, before all of its items were done.
+
+    Attributes:
+        struck: The error stands for a task that was stopped while it ran.
+    """
+
+    struck: bool = False
 
 
 class WireError(PoolMagicError):
@@ -115,6 +123,12 @@ class TaskCancelled(BaseException):
 
 class UnconsumedWarning(UserWarning):
     """An iterator of `imap` was thrown away before its first item: none of its tasks has run."""
+
+
+def annotate(error: BaseException, text: str) -> None:
+    """Add a note to an exception, unless its class does not let itself be changed (a frozen dataclass, say)."""
+    with suppress(Exception):
+        error.add_note(text)
 
 
 _said: set[str] = set()

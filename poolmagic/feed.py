@@ -45,6 +45,12 @@ class Pulled:
 class Feed:
     """Items on their way out.
 
+    Attributes:
+        total: The number of items; None if that is not known.
+        pulled: How many of them have been pulled.
+        exhausted: There are no more.
+        error: What the user's iterator raised.
+
     Args:
         items: The user's iterator.
         total: Its length where that is known.
@@ -70,29 +76,27 @@ class Feed:
         self._chunks: dict[int, _Chunk] = {}
         self._starts: list[int] = []
         self.pulled = 0
-        self._error: BaseException | None = None
-        self.exhausted = self.total == 0
+        self._kept: list[Any] = []
+        self.error: Exception | None = None
+        self.exhausted = False
 
     def pull(self, size: int) -> Pulled:
         """Take the next items off the user's iterator and pack them; blocks as long as the iterator does.
 
+        An exception of the iterator ends the input: it is kept in `error`, for when all that came before it is done.
+
         Raises:
-            BaseException: Whatever the iterator raises; what it gave before that is pulled first.
+            KeyboardInterrupt: And its like; nothing that the iterator gave is lost.
         """
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
         start = self.pulled
         items = [item for _, item in self._leftover[start : start + size]]
-        try:
-            if len(items) < size:
-                items.extend(islice(self._items, size - len(items)))
-        except BaseException as error:
-            if not items:
-                raise
-            self._error = error
+        # The length that the input claims may be wrong; one item more is the only way to know without a round trip.
+        items += self._take(size - len(items) + (start + size == self.total))
+        if self.total is not None and start + len(items) > self.total:
+            self.total = None
+        self._kept = items[size:] + self._kept
+        del items[size:]
         stop = self.pulled = start + len(items)
-        self.exhausted = self._error is None and (len(items) < size or stop == self.total)
         if not items:
             return Pulled(None, {}, self.exhausted)
         payload, broken = self._codec.pack_values(items)
@@ -102,6 +106,26 @@ class Feed:
             self._starts.append(start)
             self._chunks[start] = _Chunk(start, items, payload, positions)
         return Pulled((start, stop), {start + offset: error for offset, error in broken.items()}, self.exhausted)
+
+    def _take(self, size: int) -> list[Any]:
+        """Take at most so many items off the iterator, and note its end."""
+        taken, self._kept = self._kept[:size], self._kept[size:]
+        if len(taken) >= size:
+            return taken
+        if self.error is not None:  # from before the run was resumed
+            self.exhausted = True
+            return taken
+        try:
+            taken.extend(islice(self._items, size - len(taken)))
+        except Exception as error:
+            self.error = error
+            self.exhausted = True
+        except BaseException:
+            self._kept = taken + self._kept
+            raise
+        else:
+            self.exhausted = len(taken) < size
+        return taken
 
     def payload(self, position: int) -> tuple[int, Any]:
         """Return the start and the payload of the batch that holds a position. Any thread; does not block."""
@@ -154,4 +178,7 @@ class Feed:
         leftover += self._leftover[self.pulled :]
         pulled_of_items = max(0, self.pulled - len(self._leftover))
         left = None if self.total is None else max(0, self.total - max(self.pulled, len(self._leftover)))
-        return Feed(self._items, left, self._codec, sorted(leftover, key=lambda one: one[0]), self._first_index + pulled_of_items)
+        index = self._first_index + pulled_of_items
+        rest = Feed(self._items, left, self._codec, sorted(leftover, key=lambda one: one[0]), index)
+        rest._kept, rest.error = self._kept, self.error
+        return rest

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextvars
+import os
 import sys
 import threading
 import time
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
@@ -20,7 +22,7 @@ from typing import Any, Final
 
 from poolmagic.asking import Asking, Engine, Work
 from poolmagic.core import events as ev
-from poolmagic.errors import PoolMagicError, RunCancelled, UnconsumedWarning
+from poolmagic.errors import PayloadError, PoolMagicError, RunCancelled, UnconsumedWarning, annotate
 from poolmagic.feed import Feed
 from poolmagic.inline import InlineAsking
 from poolmagic.messages import Done, Output, Span
@@ -57,6 +59,16 @@ class _CallbackThread:
 _callbacks = _CallbackThread()
 
 
+def _forget() -> None:
+    """In a process forked off the kernel the thread is not there."""
+    global _callbacks
+    _callbacks = _CallbackThread()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
 class TaskFuture(concurrent.futures.Future[Any]):
     """The future of one task; as in `concurrent.futures`, but `cancel` stops a running task, too."""
 
@@ -76,7 +88,11 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def cancel(self) -> bool:
         """Cancel the task, whether it waits or runs; does not block. False if it has finished."""
-        cancelled = super().cancel()
+        with self._opening:
+            before = self.cancelled()
+            cancelled = super().cancel()
+            if cancelled and not before:
+                self.set_running_or_notify_cancel()  # which tells `wait` and `as_completed`
         if cancelled:
             self._engine.post(ev.Halt(self.id, ev.Verdict.CANCELLED, kill=True))
         return cancelled
@@ -129,7 +145,8 @@ class TaskFuture(concurrent.futures.Future[Any]):
             try:
                 self._result = values[0] if load is None else load(values[0])
             except Exception as error:
-                self._exception = self._noted(error, worker)
+                text = f"the result cannot be unpickled here: {type(error).__name__}: {error}"
+                self._exception = self._noted(PayloadError(text), worker)
 
         self._finish(unpack, succeeded=not failed)
 
@@ -166,12 +183,8 @@ class TaskFuture(concurrent.futures.Future[Any]):
         if has_callbacks:
             _callbacks.call(self._invoke_callbacks)  # type: ignore[attr-defined]
 
-    def done(self) -> bool:
-        """Return whether the task finished or was cancelled."""
-        return super().done()
-
     def _noted(self, error: BaseException, worker: str) -> BaseException:
-        error.add_note(f"the task failed on {worker}")
+        annotate(error, f"the task failed on {worker}")
         return error
 
 
@@ -182,7 +195,8 @@ class ResultIterator(Iterator[Any]):
     """
 
     def __init__(self, engine: Engine | None, work: Work, feed: Feed, *, ordered: bool, with_index: bool, pool: Any) -> None:
-        self._asking = InlineAsking(work, feed, self) if engine is None else Asking(engine, work, feed, self)
+        sink = _WeakSink(self)
+        self._asking = InlineAsking(work, feed, sink) if engine is None else Asking(engine, work, feed, sink)
         self._options = work.options
         self._feed = feed
         self._ordered = ordered
@@ -218,19 +232,28 @@ class ResultIterator(Iterator[Any]):
         """
         __tracebackhide__ = True
         try:
-            if self._state == "new":
-                self._state = "running"
-                self._asking.start()
-            while not self._is_next_ready():
-                if self._state != "running" or self._asking.verdict is not None:
-                    return self._end()
-                self._asking.step(None)
+            if not self._is_next_ready() and not self._wait():
+                return self._end()
             if self._state == "running" and time.monotonic() - self._looked > LOOK_SECONDS:
                 self._look()
         except BaseException:
             self.close()
             raise
         return self._take()
+
+    def _wait(self) -> bool:
+        """Wait for the next result; False if there will be none."""
+        with self._asking.interrupts:
+            if self._state == "new":
+                self._state = "running"
+                self._asking.start()
+            while not self._is_next_ready():
+                if self._state != "running" or self._asking.verdict is not None:
+                    return False
+                self._asking.interrupts.check()
+                self._asking.serve()  # what was given out since has made room
+                self._asking.step(None)
+        return True
 
     def _look(self) -> None:
         """Answer what has come in the meantime."""
@@ -246,6 +269,7 @@ class ResultIterator(Iterator[Any]):
         while self._ready.get(self._next) is _SKIPPED:
             del self._ready[self._next]
             self._next += 1
+            self._yielded += 1
         return self._next in self._ready
 
     def _take(self) -> Any:
@@ -258,9 +282,14 @@ class ResultIterator(Iterator[Any]):
     def _end(self) -> Any:
         __tracebackhide__ = True
         self._state = "over"
-        error = self._error or self._asking.error
-        self._error = None
-        if error is not None and self._asking.verdict is not ev.Verdict.DONE:
+        error, self._error = self._error, None
+        if error is None and self._asking.verdict is ev.Verdict.DONE:
+            error, self._feed.error = self._feed.error, None
+        elif error is None:
+            error = self._asking.error
+        if isinstance(error, StopIteration):  # for a loop it would look like the end
+            raise RuntimeError("a task raised StopIteration") from error
+        if error is not None:
             raise error
         raise StopIteration
 
@@ -290,13 +319,15 @@ class ResultIterator(Iterator[Any]):
     def failed(self, index: int, item: Any, error: BaseException, worker: str) -> bool:
         """Take a failure; it is final, as an iterator cannot be resumed."""
         where = f" on {worker}" if worker else ""
-        error.add_note(f"item {index} ({describe_value(item)}) failed{where}")
+        annotate(error, f"item {index} ({describe_value(item)}) failed{where}")
         if self._options.fail_fast:
             self._error = self._error or error
             return True
         if self._options.on_error == "skip":
             if self._ordered:
                 self._ready[index] = _SKIPPED
+            else:
+                self._yielded += 1
             return True
         self.succeeded([index], [error if self._options.return_exceptions else Failure(index, item, error, worker)])
         return True
@@ -307,6 +338,28 @@ class ResultIterator(Iterator[Any]):
             return max(0, self._options.buffersize - (self._feed.pulled - self._yielded))
         # Without a bound of the user's: a few batches more than the workers have in hand.
         return 0 if len(self._ready) > max(2 * self._capacity, 4 * self._largest) else None
+
+
+class _WeakSink:
+    """Leads to an iterator for as long as its consumer has it: one that was thrown away must end, not live on."""
+
+    def __init__(self, results: ResultIterator) -> None:
+        self._results = weakref.ref(results)
+
+    def succeeded(self, indices: list[int] | range, values: list[Any]) -> None:
+        """Hand values on."""
+        if (results := self._results()) is not None:
+            results.succeeded(indices, values)
+
+    def failed(self, index: int, item: Any, error: BaseException, worker: str) -> bool:
+        """Hand a failure on."""
+        results = self._results()
+        return results is None or results.failed(index, item, error, worker)
+
+    def room(self) -> int | None:
+        """Ask how many items may be read ahead: none for nobody."""
+        results = self._results()
+        return 0 if results is None else results.room()
 
 
 _SKIPPED: Final = object()

@@ -14,6 +14,7 @@ from poolmagic.config import is_coroutine_function
 from poolmagic.core.events import Verdict
 from poolmagic.errors import PoolMagicError
 from poolmagic.feed import Feed
+from poolmagic.interrupts import Interrupts
 from poolmagic.payload import Direct
 
 if TYPE_CHECKING:
@@ -71,9 +72,13 @@ class InlineAsking:
         self._feed = feed
         self._sink = sink
         self._halted: Verdict | None = None
+        self.interrupts = Interrupts(None)  # they are for the user's code, which runs right here
 
     def start(self) -> None:
         """Do nothing: each step runs an item."""
+
+    def announce(self) -> None:
+        """Do nothing: there are no books."""
 
     def serve(self) -> None:
         """Do nothing: nobody orders items."""

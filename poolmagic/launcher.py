@@ -38,6 +38,10 @@ class Loop(Protocol):
         """Have a function called in the loop thread; may be called from any thread."""
         ...
 
+    def call_at(self, when: float, function: Callable[[], None]) -> None:
+        """Call a function at a time of `time.monotonic`; only from the loop thread."""
+        ...
+
     def watch(self, channel: Channel, ready: Callable[[], None]) -> None:
         """Call `ready` whenever the channel can be read; write what is backed up by itself."""
         ...
@@ -76,7 +80,8 @@ class Surroundings:
         if environment.get("MPLBACKEND", "").startswith("module://"):
             environment["MPLBACKEND"] = "Agg"
         return cls(
-            tuple(entry or os.getcwd() for entry in sys.path),
+            # Only text counts for imports, though people put paths of other types in.
+            tuple(entry or os.getcwd() for entry in sys.path if isinstance(entry, str)),
             os.getcwd(),
             tuple(sorted(environment.items())),
             tuple(

@@ -6,15 +6,20 @@ The link belongs to the supervisor's loop thread; the slots are threads of their
 from __future__ import annotations
 
 import os
+import time
+from typing import Final
 
 from poolmagic.board import Board
 from poolmagic.launcher import Loop, Reports
-from poolmagic.messages import Hello, Message, Stop
+from poolmagic.messages import Batch, Hello, Message, Stop
 from poolmagic.payload import Direct
 from poolmagic.worker.slots import ThreadSlots
 from poolmagic.worker.tasks import Worker
 
 __all__ = ["LocalLauncher"]
+
+TICK: Final = 0.1
+"""Seconds after which finished items are handed back even if the tasks after them go on."""
 
 
 class LocalLauncher:
@@ -45,6 +50,7 @@ class _LocalLink:
         self._tasks = Worker(self._sent, Direct(), self.board, self._runner)
         self._runner.serve(self._tasks)
         self._over = False
+        self._ticks = False
         self._sent(Hello(os.getpid()))
 
     def _sent(self, message: Message) -> None:
@@ -53,8 +59,18 @@ class _LocalLink:
     def send(self, message: Message) -> None:
         """Send a message; never blocks."""
         self._tasks.receive(message)
+        if isinstance(message, Batch) and not self._ticks:
+            self._ticks = True
+            self._tick()
         if isinstance(message, Stop):  # which comes once nothing is in hand
             self._end(0)
+
+    def _tick(self) -> None:
+        """Hand back what is finished while longer tasks run, as the control thread of a process does."""
+        self._tasks.flush()
+        self._ticks = self._tasks.active and not self._over
+        if self._ticks:
+            self._loop.call_at(time.monotonic() + TICK, self._tick)
 
     def kill(self) -> None:
         """Stop what runs where Python lets us, and have nothing more to do with it."""

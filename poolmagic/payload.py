@@ -14,11 +14,13 @@ import functools
 import inspect
 import io
 import itertools
+import os
 import pickle
 import sys
 import traceback
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -31,7 +33,7 @@ __all__ = ["Codec", "Direct", "Pickled", "describe_value"]
 
 PROTOCOL: Final = 5
 _ATOMS: Final = frozenset({int, float, complex, bool, str, bytes, type(None)})
-_OWN_CODE: Final = str(Path(__file__).parent)
+_OWN_CODE: Final = str(Path(__file__).parent) + os.sep
 
 Broken = dict[int, BaseException]
 """Which values of a list could not be packed (by offset), and why."""
@@ -84,6 +86,22 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         return super().reducer_override(value)
 
 
+class _BarePickler(_Pickler):
+    """Takes exceptions apart itself: unpickling calls their constructor with `args`, which may be not what it takes."""
+
+    def reducer_override(self, value: Any) -> Any:
+        reduce: object = type(value).__reduce__
+        if isinstance(value, BaseException) and reduce is BaseException.__reduce__:
+            return _new_exception, (type(value), value.args), value.__dict__
+        return super().reducer_override(value)
+
+
+def _new_exception(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    return error
+
+
 def _cached(maxsize: int | None, typed: bool, function: Callable[..., Any]) -> Callable[..., Any]:
     return functools.lru_cache(maxsize, typed)(function)
 
@@ -99,9 +117,9 @@ def _is_importable(value: Any) -> bool:
     return found is value
 
 
-def _dumps(value: Any) -> bytes:
+def _dumps(value: Any, pickler: type[_Pickler] = _Pickler) -> bytes:
     stream = io.BytesIO()
-    _Pickler(stream, PROTOCOL).dump(value)
+    pickler(stream, PROTOCOL).dump(value)
     return stream.getvalue()
 
 
@@ -161,7 +179,7 @@ class Pickled:
 
     def pack_error(self, error: BaseException) -> bytes:
         """Return a record of plain data that holds the pickled exception, if it survives that, its frames and its text."""
-        return pickle.dumps(_record(error, set()), PROTOCOL)
+        return pickle.dumps(_records(error), PROTOCOL)
 
     def load_error(self, record: bytes) -> BaseException:
         """Return the original exception, or a `RemoteError` that tells of it."""
@@ -209,26 +227,36 @@ class Direct:
         return record
 
 
-def _record(error: BaseException, seen: set[int]) -> dict[str, Any]:
-    """Return all that is known of an exception as plain data; `seen` stops circles of causes."""
-    seen.add(id(error))
-    chain = {
-        name: _record(linked, seen)
-        for name in ("__cause__", "__context__")
-        if (linked := getattr(error, name)) is not None and id(linked) not in seen
-    }
-    members = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    return {
-        "pickled": _pickled_if_it_survives(error),
-        "type": type(error).__qualname__,
-        "message": _safe_str(error),
-        "notes": [str(note) for note in getattr(error, "__notes__", ())],
-        "text": "".join(traceback.format_exception(type(error), error, _below_own_code(error.__traceback__))),
-        "frames": traces.collect(error.__traceback__, hide=_OWN_CODE),
-        "chain": chain,
-        "suppress": error.__suppress_context__,
-        "members": [_record(member, seen) for member in members if id(member) not in seen],
-    }
+def _records(error: BaseException) -> list[dict[str, Any]]:
+    """Return an exception, and all that it is linked to, as plain data; links are places in the list, the first is its own."""
+    found = [error]
+    places = {id(error): 0}
+
+    def place_of(linked: BaseException) -> int:
+        place = places.setdefault(id(linked), len(found))
+        if place == len(found):
+            found.append(linked)
+        return place
+
+    text = "".join(traceback.format_exception(type(error), error, _below_own_code(error.__traceback__)))
+    return [
+        {
+            "pickled": _pickled_if_it_survives(one),
+            "type": type(one).__qualname__,
+            "message": _safe_str(one),
+            "notes": [_safe_str(note) for note in getattr(one, "__notes__", ())],
+            "text": text if one is error else "",
+            "frames": traces.collect(one.__traceback__, hide=_OWN_CODE),
+            "links": {
+                name: place_of(linked)
+                for name in ("__cause__", "__context__")
+                if (linked := getattr(one, name)) is not None
+            },
+            "suppress": one.__suppress_context__,
+            "members": [place_of(member) for member in one.exceptions] if isinstance(one, BaseExceptionGroup) else [],
+        }
+        for one in found  # which grows meanwhile
+    ]
 
 
 def _below_own_code(trace: types.TracebackType | None) -> types.TracebackType | None:
@@ -238,39 +266,49 @@ def _below_own_code(trace: types.TracebackType | None) -> types.TracebackType | 
 
 
 def _pickled_if_it_survives(error: BaseException) -> bytes | None:
-    """Pickle an exception and load it again: many can be pickled but not loaded. None if it does not survive."""
+    """Pickle an exception and load it again: many cannot be loaded, or change their text. None if it does not survive."""
     if not isinstance(error, Exception):  # SystemExit and its like would end the kernel
         return None
-    try:
-        pickled = _dumps(error)
-        same = type(pickle.loads(pickled)) is type(error)
-    except Exception:  # whatever the user's class does here, the record still tells of it as text
-        return None
-    return pickled if same else None
+    survivors: list[bytes] = []
+    for pickler in (_Pickler, _BarePickler):
+        with suppress(Exception):  # whatever the user's class does here, the record still tells of it as text
+            pickled = _dumps(error, pickler)
+            loaded = pickle.loads(pickled)
+            if type(loaded) is type(error):
+                survivors.append(pickled)
+                if _safe_str(loaded) == _safe_str(error):
+                    return pickled
+    return survivors[0] if survivors else None
 
 
-def _restore(record: dict[str, Any]) -> BaseException:
-    """Rebuild an exception, its traceback and those of its causes and members from a record."""
-    error = _load_exception(record)
-    for name, linked in record["chain"].items():
-        setattr(error, name, _restore(linked))
-    error.__suppress_context__ = record["suppress"]
-    if isinstance(error, BaseExceptionGroup):
-        for member, known in zip(error.exceptions, record["members"], strict=False):
-            member.__traceback__ = traces.rebuild(known["frames"])
-    return error.with_traceback(traces.rebuild(record["frames"]))
+def _restore(records: list[dict[str, Any]]) -> BaseException:
+    """Rebuild an exception, its traceback and those of its causes and members from records."""
+    errors: dict[int, BaseException] = {}
+    for place, record in enumerate(records):
+        if place not in errors:  # else it came as a member of a group
+            errors[place] = _load_exception(record)
+        group = errors[place]
+        if isinstance(group, BaseExceptionGroup):
+            errors.update(zip(record["members"], group.exceptions, strict=False))
+    for place, record in enumerate(records):
+        error = errors[place]
+        for name, linked in record["links"].items():
+            setattr(error, name, errors[linked])
+        error.__suppress_context__ = record["suppress"]
+        error.__traceback__ = traces.rebuild(record["frames"])
+    return errors[0]
 
 
 def _load_exception(record: dict[str, Any]) -> BaseException:
+    error: BaseException | None = None
     if record["pickled"] is not None:
-        try:
-            loaded: BaseException = pickle.loads(record["pickled"])
-        except Exception:  # it loaded in the worker, but not here: a class that is missing, say
-            loaded = _remote_error(record["type"], record["message"], record["text"])
-        return loaded
-    error = _remote_error(record["type"], record["message"], record["text"])
-    for note in record["notes"]:
-        error.add_note(note)
+        with suppress(Exception):  # it loaded in the worker, but not here: a class that is missing, say
+            error = pickle.loads(record["pickled"])
+    if error is None:
+        error = _remote_error(record["type"], record["message"], record["text"])
+    if not hasattr(error, "__notes__"):
+        for note in record["notes"]:
+            error.add_note(note)
     return error
 
 
@@ -303,7 +341,10 @@ def find_culprit(function: Any, path: str = "", seen: set[int] | None = None) ->
         return ""
     seen.add(id(function))
     path += f"{function.__name__} -> "
-    variables = inspect.getclosurevars(function)
+    try:
+        variables = inspect.getclosurevars(function)
+    except ValueError:  # a variable of the closure has no value yet
+        return ""
     for place, values in (("global", variables.globals), ("closure", variables.nonlocals)):
         for name, value in values.items():
             if isinstance(value, types.FunctionType):

@@ -7,6 +7,7 @@ all else is handed to the supervisor. The current pool (of the cell, of the sess
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ from typing import Any, Literal, Self, Unpack
 
 import psutil
 
-from poolmagic.asking import Engine, Work
+from poolmagic.asking import Engine, Work, next_number
 from poolmagic.config import PoolConfig, RunOptions, RunOptionsDict, check_function, count_option
 from poolmagic.core import events as ev
 from poolmagic.core.state import PoolState
@@ -75,6 +76,7 @@ class _CrewEngine:
 class Pool:
     """Workers that run a notebook's functions. Making one is cheap: its workers start when they are first needed.
 
+    ``with`` closes it, and waits: what was submitted is finished, iterators that are not consumed to their end are closed.
     A pool that is thrown away is no error: its workers stay warm for a minute, for the next pool with equal settings.
     `close`, `terminate` and ``with`` end them at once.
 
@@ -104,7 +106,9 @@ class Pool:
         self._engine: _CrewEngine | None = None
         self._release: weakref.finalize[[Crew], Pool] | None = None
         self._closed = False
-        self._inline_runs: list[Run] = []
+        self._process = os.getpid()
+        self._iterators: weakref.WeakSet[ResultIterator] = weakref.WeakSet()
+        self._twin = partial(type(self), kind, concurrency, workers=workers)
         with _registry_lock:
             _registry.append(weakref.ref(self))
 
@@ -176,7 +180,7 @@ class Pool:
         pulled = feed.pull(1)
         for error in pulled.broken.values():
             raise error
-        future = TaskFuture(_next_number(), engine, work, feed, self)
+        future = TaskFuture(next_number(), engine, work, feed, self)
         engine.add(future, ev.RunAdded(future.id, ((0, 1),), (), True, 1, False, None))
         return future
 
@@ -195,10 +199,12 @@ class Pool:
             UsageError: The call cannot work; nothing was started.
         """
         run = self._make_run(f, self._zip(iterables), 0 if len(iterables) == 1 else 1, options)
-        if run._engine is None:
-            run._run(None)
+        if self.config.kind.start == "inline":
+            run._drive(None)
         else:
-            threading.Thread(target=run._run, args=(None,), name=f"poolmagic-run-{run.id}", daemon=True).start()
+            run.begin()
+            drive = partial(run._drive, None, begun=True)
+            threading.Thread(target=drive, name=f"poolmagic-run-{run.id}", daemon=True).start()
         return run
 
     # Workers -------------------------------------------------------------------------------------------------------
@@ -290,6 +296,8 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for results in list(self._iterators):  # nobody will consume them any more, and they would never end
+            results.close()
         if kind is None:
             self.close()
         else:
@@ -308,6 +316,8 @@ class Pool:
 
     def _lease(self) -> _CrewEngine:
         """Return the engine, and get a crew for it first if there is none."""
+        if self._process != os.getpid():
+            raise UsageError(f"{self.name} belongs to the process that made it: make a new Pool in this one")
         with self._lock:
             if self._closed:
                 raise UsageError(f"{self.name} is closed: make a new Pool")
@@ -346,7 +356,7 @@ class Pool:
         for iterable in iterables:
             if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
                 raise UsageError(f"cannot iterate over {type(iterable).__name__}: {iterable!r:.80}")
-        lengths = [len(iterable) if hasattr(iterable, "__len__") else None for iterable in iterables]
+        lengths = [_length_of(iterable) for iterable in iterables]
         known = [length for length in lengths if length is not None]
         items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
         return items, min(known) if len(known) == len(lengths) else None
@@ -364,10 +374,10 @@ class Pool:
     ) -> list[Any]:
         __tracebackhide__ = True
         run = self._make_run(f, source, stars, given)
-        run._run(self._open_display(given.get("progress"), run))
+        run._drive(self._open_display(given.get("progress")))
         return run.result()
 
-    def _open_display(self, progress: bool | None, run: Run) -> Callable[[RunSnapshot], Display] | None:
+    def _open_display(self, progress: bool | None) -> Callable[[RunSnapshot], Display] | None:
         return None if open_display is None else open_display(progress)
 
     def _lazy(
@@ -383,7 +393,9 @@ class Pool:
         source = self._zip(iterables)
         engine, work = self._prepare(f, 0 if len(iterables) == 1 else 1, options)
         feed = Feed(*source, Direct() if engine is None else engine.codec)
-        return ResultIterator(engine, work, feed, ordered=ordered, with_index=with_index, pool=self)
+        results = ResultIterator(engine, work, feed, ordered=ordered, with_index=with_index, pool=self)
+        self._iterators.add(results)
+        return results
 
 
 def _launcher_for(config: PoolConfig, surroundings: Surroundings) -> Callable[[Loop, Reports], Launcher]:
@@ -398,9 +410,21 @@ def _run_at_once(work: Work, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Fu
     future.set_running_or_notify_cancel()
     try:
         future.set_result(make_callable(work.payload, 2)(call))
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a task's SystemExit is its failure, not the kernel's end
         future.set_exception(Direct().pack_error(error))
     return future
+
+
+def _length_of(iterable: Iterable[Any]) -> int | None:
+    """Return the length that an input claims; some claim to have one and then raise, such as a bar around a generator."""
+    if not hasattr(iterable, "__len__"):
+        return None
+    try:
+        return len(iterable)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _name_of(f: Callable[..., Any]) -> str:
@@ -488,9 +512,3 @@ def _stand_in() -> CurrentPool:
 
     stand_in: CurrentPool = pool
     return stand_in
-
-
-def _next_number() -> int:
-    from poolmagic.asking import _numbers as numbers
-
-    return next(numbers)

@@ -10,14 +10,16 @@ import asyncio
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
 from poolmagic.asking import Asking, Engine, Work
 from poolmagic.core.events import Verdict
-from poolmagic.errors import RunCancelled, UsageError
+from poolmagic.errors import InternalError, RunCancelled, UsageError, annotate
 from poolmagic.feed import Feed
 from poolmagic.inline import InlineAsking
 from poolmagic.payload import describe_value
@@ -78,18 +80,21 @@ class Run:
     Attributes:
         id: Number of the run in this kernel.
         name: Name of its function.
-        pool: The pool that runs it; the run keeps it alive.
     """
 
     def __init__(self, pool: Any, engine: Engine | None, work: Work, feed: Feed, name: str) -> None:
         self.id = next(_numbers)
         self.name = name
-        self.pool = pool
+        # The run keeps its pool alive while it goes on, but not for ever after: pools know their last run.
+        self._busy_pool: Any = pool
+        self._pool_ref = weakref.ref(pool)
+        self._make_pool: Callable[[], Any] = pool._twin
+        self._kind = pool.config.kind.name
         self._engine = engine
         self._work = work
         self._feed = feed
         self._total = feed.total
-        self._asking = self._new_asking()
+        self._asking: Asking | InlineAsking | None = self._new_asking()
         self._values: list[Any] = [] if feed.total is None else [_MISSING] * feed.total
         self._failures: dict[int, Failure] = {}
         self._done = 0
@@ -101,6 +106,11 @@ class Run:
         self._callbacks: list[Callable[[], None]] = []
 
     # For everybody -------------------------------------------------------------------------------------------------
+
+    @property
+    def pool(self) -> Any:
+        """The pool that runs it; after the end of a run whose pool was dropped, a new one with equal settings."""
+        return self._busy_pool or self._pool_ref() or self._make_pool()
 
     def result(self, timeout: float | None = None) -> list[Any]:
         """Return the results in the order of the items; blocks until the run is over.
@@ -149,8 +159,9 @@ class Run:
         A running item of a prefork pool is stopped by replacing its worker, one of a green pool by killing its green
         thread, one of a threads pool by an exception that strikes when it is in Python code.
         """
-        if not self.done():
-            self._asking.halt(Verdict.CANCELLED, kill=True)
+        asking = self._asking
+        if asking is not None:
+            asking.halt(Verdict.CANCELLED, kill=True)
 
     def snapshot(self) -> RunSnapshot:
         """Return a picture of this moment. Blocks for well under a millisecond."""
@@ -162,7 +173,7 @@ class Run:
         return RunSnapshot(
             self.id,
             self.name,
-            self.pool.config.kind.name,
+            self._kind,
             self._state,
             self._done,
             len(self._failures),
@@ -188,8 +199,11 @@ class Run:
         __tracebackhide__ = True
         if not self.done():
             raise UsageError("the run goes on: wait for it or cancel it before you resume it")
-        self._engine, self._work = self.pool._work_again(self._work, f)
+        pool = self._busy_pool = self.pool
+        self._engine, self._work = pool._work_again(self._work, f)
         final = [] if self._work.options.fail_fast else [(failure.index, failure.item) for failure in self.failures]
+        for index in self._failures:
+            self._values[index : index + 1] = [_MISSING]
         self._feed = self._feed.rest(final)
         self._asking = self._new_asking()
         self._failures.clear()
@@ -197,7 +211,7 @@ class Run:
         self._elapsed = None
         self._started = time.monotonic()
         self._state = "running"
-        self._run(self.pool._open_display(progress, self))
+        self._drive(pool._open_display(progress))
         return self.result()
 
     def __iter__(self) -> Iterator[Any]:
@@ -215,7 +229,8 @@ class Run:
             index += 1
 
     def _is_decided(self, index: int) -> bool:
-        return self.done() or self._has(index) or index in self._failures
+        passed_over = index in self._failures and not self._work.options.fail_fast
+        return self.done() or self._has(index) or passed_over
 
     def _has(self, index: int) -> bool:
         return index < len(self._values) and self._values[index] is not _MISSING
@@ -227,18 +242,26 @@ class Run:
     async def _awaited(self) -> list[Any]:
         loop = asyncio.get_running_loop()
         over = asyncio.Event()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(over.set)
+
         with self._changed:
-            self._callbacks.append(lambda: loop.call_soon_threadsafe(over.set))
-        if self.done():
-            over.set()
+            self._callbacks.append(wake)
+            if self.done():
+                over.set()
+        waiter = loop.create_task(over.wait())
         try:
-            waiter = loop.create_task(over.wait())
             while not over.is_set():
                 # Woken regularly: an interrupt of the kernel is noticed only by a loop that turns.
                 await asyncio.wait([waiter], timeout=TICK)
         except asyncio.CancelledError:
             self.cancel()
             raise
+        finally:
+            waiter.cancel()
+            with self._changed:
+                self._callbacks = [callback for callback in self._callbacks if callback is not wake]
         return self.result()
 
     def __repr__(self) -> str:
@@ -260,10 +283,10 @@ class Run:
 
     def failed(self, index: int, item: Any, error: BaseException, worker: str) -> bool:
         """Keep a failure; whether it is final depends on the option `on_error`."""
-        if isinstance(error, RunCancelled):
+        if isinstance(error, RunCancelled) and error.struck:
             return False
         where = f" on {worker}" if worker else ""
-        error.add_note(f"item {index} ({describe_value(item)}) of {self.name} failed{where}")
+        annotate(error, f"item {index} ({describe_value(item)}) of {self.name} failed{where}")
         failure = Failure(index, item, error, worker)
         options = self._work.options
         self._make_room(index)
@@ -285,80 +308,91 @@ class Run:
             self._values.extend([_MISSING] * (index + 1 - len(self._values)))
 
     def _new_asking(self) -> Asking | InlineAsking:
+        """Return the link to the books. It leads back to the run, so it is dropped when the run is over."""
         if self._engine is None:
             return InlineAsking(self._work, self._feed, self)
         return Asking(self._engine, self._work, self._feed, self)
 
-    def _run(self, open_display: Callable[[RunSnapshot], Display] | None) -> None:
-        """Be the asking thread until the run is over; raises only what is not the run's own error, such as an interrupt."""
+    def begin(self) -> None:
+        """Make the run known to the books, so that it can be cancelled; its items are read by who drives it."""
+        assert self._asking is not None
+        self._asking.announce()
+
+    def _drive(self, open_display: Callable[[RunSnapshot], Display] | None, *, begun: bool = False) -> None:
+        """Be the asking thread until the run is over; raises interrupts, and nothing of the run's own."""
         __tracebackhide__ = True
+        asking = self._asking
+        assert asking is not None
         display: Display | None = None
         try:
-            self._asking.start()
-            shown_at = self._started + SHOW_AFTER
-            while self._asking.verdict is None:
-                wait = None if open_display is None else max(0.001, shown_at - time.monotonic())
-                self._asking.step(wait)
-                if open_display is not None and time.monotonic() >= shown_at and self._asking.verdict is None:
-                    display = display or open_display(self.snapshot())
-                    display.update(self.snapshot())
-                    shown_at = time.monotonic() + TICK
+            with asking.interrupts:
+                if not begun:
+                    asking.start()
+                shown_at = self._started + SHOW_AFTER
+                while asking.verdict is None:
+                    asking.interrupts.check()
+                    asking.step(None if open_display is None else max(0.001, shown_at - time.monotonic()))
+                    if open_display is not None and time.monotonic() >= shown_at and asking.verdict is None:
+                        display = display or open_display(self.snapshot())
+                        display.update(self.snapshot())
+                        shown_at = time.monotonic() + TICK
+                self._conclude(asking)
         except KeyboardInterrupt as stop:
-            self._interrupt()
-            self._end("interrupted", stop)
-            stop.run = self  # type: ignore[attr-defined]
+            self._interrupt(asking, stop)
             raise
-        except BaseException as error:  # the user's iterator, or a stream that is closed
-            self._asking.halt(Verdict.FAILED, kill=False)
+        except BaseException as error:  # a stream of the user's that is closed, say: nothing that a run may end with
+            asking.halt(Verdict.FAILED, kill=False)
             self._end("failed", error)
-        else:
-            self._conclude()
         finally:
             if display is not None:
                 display.close(self.snapshot())
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, asking: Asking | InlineAsking, stop: KeyboardInterrupt) -> None:
         """Stop dispatching, give what runs a moment, then stop it; a second interrupt stops it at once."""
+        if self.done():
+            return
         try:
-            self._asking.halt(Verdict.CANCELLED, kill=False)
-            self._finish_by(time.monotonic() + GRACE)
+            asking.halt(Verdict.CANCELLED, kill=False)
+            self._finish_by(asking, time.monotonic() + GRACE)
         finally:
-            if self._asking.verdict is None:
-                self._asking.halt(Verdict.CANCELLED, kill=True)
-                self._finish_by(time.monotonic() + GRACE / 4)
+            if asking.verdict is None:
+                asking.halt(Verdict.CANCELLED, kill=True)
+                self._finish_by(asking, time.monotonic() + GRACE / 4)
+            self._end("interrupted", stop)
 
-    def _finish_by(self, deadline: float) -> None:
-        while self._asking.verdict is None and (left := deadline - time.monotonic()) > 0:
-            self._asking.step(left)
+    def _finish_by(self, asking: Asking | InlineAsking, deadline: float) -> None:
+        while asking.verdict is None and (left := deadline - time.monotonic()) > 0:
+            asking.step(left)
 
-    def _conclude(self) -> None:
+    def _conclude(self, asking: Asking | InlineAsking) -> None:
         """Name the state that the verdict means, and the error that `result` raises."""
-        if self._asking.verdict is Verdict.DONE:
-            self._end("done", None)
-        elif self._asking.verdict is Verdict.CANCELLED:
-            self._end("cancelled", self._asking.error or RunCancelled("the run was cancelled"))
-        elif self._failures:
+        if asking.verdict is Verdict.CANCELLED:
+            self._end("cancelled", asking.error or RunCancelled("the run was cancelled"))
+        elif self._failures and self._work.options.fail_fast:
             self._end("failed", self._first_failure())
+        elif asking.verdict is Verdict.DONE:
+            self._end("failed" if self._feed.error else "done", self._feed.error)
         else:
-            self._end("failed", self._asking.error)
+            self._end("failed", asking.error or InternalError("the run failed without an error; please report it"))
 
     def _first_failure(self) -> BaseException:
         error = self._failures[min(self._failures)].exception
         left = "the others" if self._total is None else f"the other {self._total - self._done:,}"
-        error.add_note(f"{self._done:,} items are done: see .results of the run; its .resume() does {left} (the run: pool.last_run)")
+        annotate(
+            error,
+            f"{self._done:,} items are done: see .results of the run; its .resume() does {left} (the run: pool.last_run)",
+        )
         return error
 
     def _end(self, state: str, error: BaseException | None) -> None:
         self._elapsed = time.monotonic() - self._started
         if error is not None:
-            try:
+            with suppress(Exception):  # a class that does not let itself be changed; pool.last_run leads here, too
                 error.run = self  # type: ignore[attr-defined]
-            except AttributeError:  # an exception class with __slots__; pool.last_run leads to the run all the same
-                error.add_note("(this exception has no place for an attribute .run)")
             self.pool.last_run = self
+        self._asking = self._busy_pool = None
         with self._changed:
             self._state, self._error = state, error
             self._changed.notify_all()
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
+            for callback in self._callbacks:  # under the lock: who no longer waits takes his back under it
+                callback()

@@ -87,9 +87,9 @@ class PoolSnapshot:
 
 def show_seconds(seconds: float) -> str:
     """Return a duration as people write it: ``0.3 s``, ``12 s``, ``3:25``, ``1:02:09``."""
-    if seconds < 10:
+    if seconds < 9.95:  # above, it would be rounded to 10.0
         return f"{seconds:.1f} s"
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -99,7 +99,7 @@ def show_seconds(seconds: float) -> str:
 def show_bytes(size: float) -> str:
     """Return a size as people write it: ``35 MB``. Units are powers of 1000."""
     for unit in ("B", "kB", "MB"):
-        if size < 1000:
+        if size < 999.5:  # above, it would be rounded to 1000
             return f"{size:.0f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
@@ -122,8 +122,9 @@ def pool_table(pools: list[PoolSnapshot]) -> list[tuple[str, ...]]:
     """Return the rows of a table of pools, the head first."""
     rows: list[tuple[str, ...]] = [("name", "kind", "workers x slots", "state", "busy", "done", "failed", "memory")]
     for pool in pools:
-        count = len(pool.workers)
-        shape = f"{count} x {pool.slots // count}" if count else "-"
+        sizes = [worker.slots for worker in pool.workers]
+        slots = f"{min(sizes, default=0)}" if len(set(sizes)) < 2 else f"{min(sizes)}-{max(sizes)}"
+        shape = f"{len(sizes)} x {slots}" if sizes else "-"
         rows.append(
             (
                 pool.name,

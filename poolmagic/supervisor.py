@@ -158,6 +158,14 @@ class Supervisor:
             crew.handle(ev.Terminate())
         return crews
 
+    def abandon(self) -> None:
+        """In a process forked off the kernel: close our copies of the lines, or the workers would not see the kernel end."""
+        for channel in list(self._watched):
+            channel.close()
+        self._selector.close()
+        self._bell.close()
+        self._ringer.close()
+
     def shut_down(self) -> None:
         """End every worker of every pool; blocks until they have ended, but not for ever."""
         until = time.monotonic() + EXIT_SECONDS
@@ -184,6 +192,7 @@ def _forget() -> None:
     global _supervisor, _lock
     if _supervisor is not None:
         atexit.unregister(_supervisor.shut_down)
+        _supervisor.abandon()
     _supervisor = None
     _lock = threading.Lock()
 

@@ -26,7 +26,8 @@ def collect(trace: types.TracebackType | None, hide: str) -> list[Frame]:
     frames: list[Frame] = []
     while trace is not None:
         code = trace.tb_frame.f_code
-        position: Position = (trace.tb_lineno, trace.tb_lineno, None, None)
+        line = trace.tb_lineno or code.co_firstlineno  # code that was not compiled from Python may have no lines
+        position: Position = (line, line, None, None)
         if trace.tb_lasti >= 0:
             found = next(itertools.islice(code.co_positions(), trace.tb_lasti // 2, None), None)
             if found and found[0] is not None:
@@ -53,16 +54,16 @@ def rebuild(frames: list[Frame]) -> types.TracebackType | None:
 def _stub_traceback(frame: Frame) -> types.TracebackType:
     """Compile a function that raises at the place of `frame`, let it, and return its traceback."""
     file, name, qualified, first, (line, end_line, column, end_column) = frame
-    column = column or 0
-    end_line = line if end_line is None else end_line
-    end_column = column + 1 if end_column is None else end_column
+    if end_line is None or column is None or end_column is None:
+        end_line, column, end_column = line, -1, -1  # the compiler's own sign for "not known": no arrows are shown
     module = ast.parse("def f():\n raise _MARK")
     for node in ast.walk(module):
         if isinstance(node, ast.stmt | ast.expr):
             node.lineno, node.end_lineno, node.col_offset, node.end_col_offset = line, end_line, column, end_column
     function = module.body[0]
     assert isinstance(function, ast.FunctionDef)
-    function.lineno, function.end_lineno, function.col_offset = first, max(end_line, first), 0
+    function.lineno, function.end_lineno = first, max(end_line, first)
+    function.col_offset = function.end_col_offset = 0
     constants: tuple[Any, ...] = compile(module, file, "exec").co_consts
     code = next(one for one in constants if isinstance(one, types.CodeType))
     code = code.replace(co_name=name, co_qualname=qualified)

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from poolmagic.errors import WireError
@@ -38,9 +39,9 @@ _FIELDS: Final = {
     cls: tuple(field.name for field in dataclasses.fields(cls) if field.name != "payload") for cls in MESSAGES
 }
 _HAS_PAYLOAD: Final = {cls: "payload" in cls.__dataclass_fields__ for cls in MESSAGES}
-_CHECKS: Final = {
+_CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "int": lambda value: type(value) is int,
-    "float": lambda value: type(value) in (int, float),
+    "float": lambda value: type(value) in (int, float) and 0 <= value < math.inf,  # all of them are seconds
     "str": lambda value: type(value) is str,
     "tuple[int, ...]": lambda value: type(value) is list and all(type(one) is int for one in value),
     "tuple[Span, ...]": lambda value: (
@@ -54,10 +55,16 @@ _TYPES: Final = {
 
 
 def encode(message: Message) -> list[bytes]:
-    """Return the frame of a message as one or two pieces, so that a large payload is not copied; does not block."""
+    """Return the frame of a message as one or two pieces, so that a large payload is not copied; does not block.
+
+    Raises:
+        WireError: The message is longer than a receiver would believe.
+    """
     cls = type(message)
     fields = json.dumps([getattr(message, name) for name in _FIELDS[cls]], separators=(",", ":")).encode()
     payload = message.payload if _HAS_PAYLOAD[cls] else b""  # type: ignore[union-attr]
+    if len(fields) > MAX_FIELDS or len(payload) > MAX_PAYLOAD:
+        raise WireError(f"{cls.__name__} is too long to send: {len(fields)} + {len(payload)} bytes")
     head = HEADER.pack(MAGIC, VERSION, _NUMBERS[cls], len(fields), len(payload)) + fields
     if len(payload) < 65_536:  # one small write beats two; beyond this size the copy costs more
         return [head + payload]
@@ -119,13 +126,19 @@ class Decoder:
                 values["payload"] = bytes(view[middle : self._need])
         del self._buffer[: self._need]
         self._need = HEADER.size
-        return cls(**values)
+        message: Message = cls(**values)
+        return message
+
+
+def _refuse(constant: str) -> None:
+    """Refuse NaN and the infinities, which JSON does not have and Python's decoder knows."""
+    raise ValueError(constant)
 
 
 def _parse(cls: type[Message], text: bytes) -> dict[str, Any]:
     """Return the fields of a message from their JSON; raises `WireError` unless number and types are right."""
     try:
-        values = json.loads(text)
+        values = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise WireError(f"the fields of {cls.__name__} are not JSON") from error
     names = _FIELDS[cls]

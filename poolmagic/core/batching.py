@@ -64,6 +64,6 @@ class Sizer:
     def limit(self, slots: int) -> int:
         """Return how many items a worker with so many slots may have in hand."""
         first = max(slots, self._size)
-        if self._chunksize is None and (self._pace is None or self._pace >= SLOW):
+        if self._pace is None or self._pace >= SLOW:
             return first
         return first + self._size

@@ -82,7 +82,7 @@ class RunBook:
 
     def put_back(self, spans: list[Span]) -> None:
         """Put spans in front of the queue, in their order."""
-        self.ready.extendleft(reversed(sorted(spans)))
+        self.ready.extendleft(sorted(spans, reverse=True))
 
 
 @dataclass(slots=True)
@@ -93,6 +93,7 @@ class WorkerBook:
         seat: Its place among the pool's workers; a replacement takes the same seat.
         assigned: What it has in hand, by run.
         doomed: We had it killed ourselves, so what it ran is not to blame.
+        asked_back: The runs of which it was told to give back what it has not started, and has not answered yet.
     """
 
     id: int
@@ -102,6 +103,7 @@ class WorkerBook:
     assigned: dict[int, SpanSet] = field(default_factory=dict)
     done: int = 0
     doomed: bool = False
+    asked_back: set[int] = field(default_factory=set)
 
     @property
     def load(self) -> int:

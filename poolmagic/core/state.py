@@ -15,7 +15,9 @@ worker that sent it, and `Accept` says which those were.
 
 from __future__ import annotations
 
-from typing import Final
+import itertools
+from collections.abc import Callable
+from typing import Any, Final
 
 from poolmagic.core import events as ev
 from poolmagic.core.batching import Sizer
@@ -219,7 +221,10 @@ class PoolState:
         worker, run = self.workers.get(event.worker), self.runs.get(event.run)
         if worker is None or run is None:
             return
-        self._requeue(run, worker.take(run.id, event.spans))
+        worker.asked_back.discard(run.id)
+        # In equal parts: the worker that gave them back will soon be free, too.
+        parts = max(1, sum(one.phase is WorkerPhase.READY for one in self.workers.values()))
+        self._requeue(run, [part for span in worker.take(run.id, event.spans) for part in _split(span, parts)])
         self._settle(run)
 
     def _requeue(self, run: RunBook, spans: list[Span]) -> None:
@@ -248,8 +253,8 @@ class PoolState:
         worker.assigned.clear()
         for run in list(self.runs.values()):
             self._settle(run)
-        if self._stillborn >= STILLBORN_LIMIT and self.phase is PoolPhase.RUNNING:
-            self.phase = POOL_TRANSITIONS[self.phase, ev.WorkerExited]
+        if self._stillborn >= STILLBORN_LIMIT and self.phase in (PoolPhase.RUNNING, PoolPhase.CLOSING):
+            self.phase = POOL_TRANSITIONS.get((self.phase, type(event)), self.phase)
             for run in list(self.runs.values()):
                 self._halt(run, ev.Verdict.BROKEN, kill=True)
                 self._settle(run)
@@ -339,6 +344,7 @@ class PoolState:
         for run in [run for run in self.runs.values() if run.phase is RunPhase.ACTIVE]:
             served = self._hand_out(run, able)
             self._ask(run, able)
+            self._take_back(run, able)
             if served and len(self.runs) > 1:
                 self.runs[run.id] = self.runs.pop(run.id)
 
@@ -389,6 +395,16 @@ class PoolState:
                 run.asked += size
                 room -= size
 
+    def _take_back(self, run: RunBook, able: list[WorkerBook]) -> None:
+        """When the input is dry and a worker is idle, take back what others have not started: one item may hold it up."""
+        if run.ready or not (run.last or not run.asked) or all(worker.load for worker in able):
+            return
+        for worker in able:
+            held = worker.assigned.get(run.id)
+            if held is not None and held.count > worker.slots and run.id not in worker.asked_back:
+                worker.asked_back.add(run.id)
+                self._do(ev.WithdrawItems(worker.id, run.id))
+
     def _do(self, command: ev.Command) -> None:
         self._commands.append(command)
 
@@ -414,7 +430,14 @@ class PoolState:
         assert len(alive) == len(set(alive)), "two workers in one seat"
 
 
-_HANDLERS: Final = {
+def _split(span: Span, parts: int) -> list[Span]:
+    """Return a span as at most so many spans of nearly equal length."""
+    start, stop = span
+    cuts = sorted({start + (stop - start) * part // parts for part in range(parts + 1)})
+    return list(itertools.pairwise(cuts))
+
+
+_HANDLERS: Final[dict[type, Callable[[PoolState, Any], None]]] = {
     ev.RunAdded: PoolState._on_run_added,
     ev.Filled: PoolState._on_filled,
     ev.Halt: PoolState._on_halt,

@@ -26,6 +26,7 @@ class CoroutineSlots:
         self._slots = slots
         self._free = list(range(slots - 1, -1, -1))
         self._running: dict[int, tuple[asyncio.Task[None], int]] = {}
+        self._cancelled: set[asyncio.Task[None]] = set()
         self._flush_is_due = False
         self._worker: Worker | None = None
 
@@ -67,12 +68,12 @@ class CoroutineSlots:
     def _cancel(self, run: int) -> None:
         for coroutine, running in self._running.values():
             if running == run:
+                self._cancelled.add(coroutine)
                 coroutine.cancel()
 
     def _resize(self, slots: int) -> None:
-        grown = range(self._slots, slots)
         self._slots = slots
-        self._free += [slot for slot in reversed(grown) if slot not in self._running]
+        self._free = [slot for slot in range(slots - 1, -1, -1) if slot not in self._running]
         self._pump()
 
     def _pump(self) -> None:
@@ -80,8 +81,6 @@ class CoroutineSlots:
         assert self._worker is not None
         while self._free and self._worker.active:
             slot = self._free.pop()
-            if slot >= self._slots:
-                continue
             task = self._worker.next()
             if task is None:
                 self._free.append(slot)
@@ -101,8 +100,9 @@ class CoroutineSlots:
         try:
             worker.begin(task, slot)
             value = await task.start()
-        except asyncio.CancelledError:
-            worker.fail(task, TaskCancelled())
+        except asyncio.CancelledError as error:
+            # By us, or by the task's own doing: then it is a failure like any other.
+            worker.fail(task, TaskCancelled() if asyncio.current_task() in self._cancelled else error)
         except BaseException as error:  # a task's SystemExit is its failure, not the worker's end
             worker.fail(task, error)
         else:
@@ -113,7 +113,9 @@ class CoroutineSlots:
         assert self._worker is not None
         if coroutine.cancelled():  # before it began
             self._worker.fail(task, TaskCancelled())
+        self._cancelled.discard(coroutine)
         del self._running[slot]
-        self._free.append(slot)
+        if slot < self._slots:
+            self._free.append(slot)
         self._worker.idle(slot)
         self._pump()

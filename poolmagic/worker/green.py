@@ -64,7 +64,9 @@ class GeventHub:
         import gevent.event
 
         self._gevent = gevent
-        self._loop = gevent.get_hub().loop
+        self._hub = gevent.get_hub()
+        _answer_numbers_at_once(self._hub)
+        self._loop = self._hub.loop
         self._async = self._loop.async_()
         self._ended = gevent.event.Event()
 
@@ -87,7 +89,8 @@ class GeventHub:
 
     def pause(self) -> None:
         """Let other greenlets run."""
-        self._gevent.sleep(0)
+        self._loop.run_callback(self._gevent.getcurrent().switch)
+        self._hub.switch()
 
     def wait_for_end(self) -> None:
         """Block the main greenlet until `end`."""
@@ -96,6 +99,23 @@ class GeventHub:
     def end(self) -> None:
         """Let `wait_for_end` return."""
         self._ended.set()
+
+
+def _answer_numbers_at_once(hub: Any) -> None:
+    """Let gevent look up an address that is a number without a real thread: that takes a fifth off a short request."""
+    import _socket
+
+    from gevent.resolver.thread import Resolver
+
+    class NumbersAtOnce(Resolver):  # type: ignore[misc]  # gevent has no types
+        def getaddrinfo(self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:  # noqa: A002 - the standard library's name
+            try:
+                return _socket.getaddrinfo(host, port, family, type, proto, flags | _socket.AI_NUMERICHOST)
+            except _socket.gaierror:  # a name
+                return super().getaddrinfo(host, port, family, type, proto, flags)
+
+    if type(hub.resolver) is Resolver:  # another one is the user's choice
+        hub.resolver = NumbersAtOnce(hub)
 
 
 class EventletHub:
@@ -141,7 +161,8 @@ class EventletHub:
 
     def pause(self) -> None:
         """Let other greenlets run."""
-        self._eventlet.sleep(0)
+        self._hub.schedule_call_global(0, self._eventlet.getcurrent().switch)
+        self._hub.switch()
 
     def wait_for_end(self) -> None:
         """Block the main greenlet until `end`."""
@@ -169,7 +190,7 @@ class GreenSlots:
 
     def __init__(self, hub: Hub, slots: int) -> None:
         self._hub = hub
-        self._slots = slots
+        self._slots = self._wanted = slots
         self._free = list(range(slots - 1, -1, -1))
         self._busy: dict[int, _Slot] = {}
         self._cancelled: list[int] = []
@@ -194,9 +215,7 @@ class GreenSlots:
 
     def resize(self, slots: int) -> None:
         """Have this many slots from now on; tasks that run go on."""
-        grown = range(self._slots, slots)
-        self._slots = slots
-        self._free += [slot for slot in reversed(grown) if slot not in self._busy]
+        self._wanted = slots
         self._hub.notify()
 
     def stop(self) -> None:
@@ -221,10 +240,11 @@ class GreenSlots:
             for slot in self._busy.values():
                 if slot.task is not None and slot.task.run == run:
                     self._hub.soon(partial(self._strike, slot, slot.task))
+        if self._slots != self._wanted:
+            self._slots = self._wanted
+            self._free = [number for number in range(self._slots - 1, -1, -1) if number not in self._busy]
         while self._free and self._worker.active:
             number = self._free.pop()
-            if number >= self._slots:
-                continue
             task = self._worker.next()
             if task is None:
                 self._free.append(number)
@@ -261,7 +281,8 @@ class GreenSlots:
             slot.cancelled = False
             slot.task = worker.next() if slot.number < self._slots else None
         del self._busy[slot.number]
-        self._free.append(slot.number)
+        if slot.number < self._slots:
+            self._free.append(slot.number)
         worker.idle(slot.number)
         self._end_if_idle()
 

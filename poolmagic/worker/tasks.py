@@ -171,8 +171,7 @@ class Worker:
         positions = [
             position for batch in list(self._batches) if batch.run == run for position, _ in list(batch.tasks)
         ]
-        if positions:
-            self.send(Returned(run, _spans(positions)))
+        self.send(Returned(run, _spans(positions)))  # even if it is nothing: somebody waits for the answer
 
     def send(self, message: Message) -> None:
         """Send one message; blocks only while another thread of this worker sends."""
@@ -221,7 +220,7 @@ class Worker:
         if self.unfinished:
             self.send_unfinished((task.run, task.position))
         if isinstance(error, TaskCancelled):
-            error = RunCancelled("the task was cancelled while it ran")
+            error = RunCancelled("the task was cancelled while it ran", struck=True)
         task.batch.out.failed.append((task.position, self._pack_error(error)))
 
     def send_unfinished(self, task: tuple[int, int]) -> None:

@@ -101,7 +101,9 @@ def main() -> None:
     # What is here now is shared with all workers; a collection in one of them must not touch, and so copy, it.
     gc.disable()
     gc.freeze()
-    _Zygote(int(link)).serve()
+    zygote = _Zygote(int(link))
+    zygote.serve()
+    os._exit(0)  # nothing here is worth an exit handler
 
 
 if __name__ == "__main__":

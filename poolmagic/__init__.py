@@ -88,7 +88,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _load(module: str) -> Any:
-    loaded = importlib.import_module(f"poolmagic.{module}")
+    loaded: Any = importlib.import_module(f"poolmagic.{module}")
     if module == "pools":
         loaded.open_display = _open_display
     return loaded

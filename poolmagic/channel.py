@@ -55,10 +55,7 @@ class Channel:
         while self._out:
             piece, descriptors = self._out[0]
             try:
-                if descriptors:
-                    count = socket.send_fds(self._socket, [piece], descriptors)
-                else:
-                    count = self._socket.send(piece)
+                count = socket.send_fds(self._socket, [piece], descriptors)
             except BlockingIOError:
                 return
             except OSError:

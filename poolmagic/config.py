@@ -170,7 +170,9 @@ class PoolConfig:
         if row.is_green and concurrency is None:
             note_once(f"a {row.name} pool of {number} (the number of CPUs); for I/O you want more, such as -c 100")
         if row.name == "eventlet":
-            note_once("eventlet calls itself deprecated; it works here all the same, and gevent is its modern neighbour")
+            note_once(
+                "eventlet calls itself deprecated; it works here all the same, and gevent is its modern neighbour"
+            )
         return cls(row, number, processes)
 
     def slots_of(self, seat: int) -> int:
@@ -262,4 +264,6 @@ def check_function(kind: Kind, function: object) -> None:
     if kind.coroutines == "never" and is_coroutine_function(function):
         raise UsageError(f"{name} is an async function: use the 'asyncio' pool (or 'solo'), not '{kind.name}'")
     if kind.coroutines == "always" and not is_coroutine_function(function):
-        raise UsageError(f"{name} is a plain function: use 'gevent' or 'threads' for I/O or 'prefork' for computing, not 'asyncio'")
+        raise UsageError(
+            f"{name} is a plain function: use 'gevent' or 'threads' for I/O or 'prefork' for computing, not 'asyncio'"
+        )

@@ -135,7 +135,9 @@ class Crew:
     def state(self) -> CrewState:
         """Return what there is to tell."""
         workers = tuple(
-            WorkerSnapshot(book.id, link.pid, book.phase.value, book.slots, len(link.board.running(book.slots)), book.done)
+            WorkerSnapshot(
+                book.id, link.pid, book.phase.value, book.slots, len(link.board.running(book.slots)), book.done
+            )
             for book in self._state.workers.values()
             if (link := self._links.get(book.id)) is not None
         )
@@ -231,7 +233,9 @@ class Crew:
     def _lose(self, command: ev.Lose) -> None:
         exitcode = self._exits.get(command.worker)
         pid = self._links[command.worker].pid
-        what = f"worker {command.worker} {explain_exit(exitcode)} while it ran this item; its other items go on elsewhere"
+        what = (
+            f"worker {command.worker} {explain_exit(exitcode)} while it ran this item; its other items go on elsewhere"
+        )
         error = WorkerLostError(what, pid=pid, exitcode=exitcode)
         self._clients[command.run].lose(command.position, error, self._label(command.worker))
 

@@ -115,7 +115,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
             if self._open is not None:
                 self._open()
                 self._open = None
-        return self._exception  # type: ignore[attr-defined,no-any-return]
+        return self._exception
 
     # Loop thread ---------------------------------------------------------------------------------------------------
 
@@ -171,14 +171,14 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def _finish(self, unpack: Callable[[], None], succeeded: bool) -> None:
         """Wake whoever waits; the first call counts."""
-        with self._condition:  # type: ignore[attr-defined]
+        with self._condition:
             if self.done():
                 return
             self._open = unpack
-            self._state = concurrent.futures._base.FINISHED
-            for waiter in self._waiters:  # type: ignore[attr-defined]
+            self._state = "FINISHED"  # as the base class calls it
+            for waiter in self._waiters:
                 (waiter.add_result if succeeded else waiter.add_exception)(self)
-            self._condition.notify_all()  # type: ignore[attr-defined]
+            self._condition.notify_all()
             has_callbacks = bool(self._done_callbacks)  # type: ignore[attr-defined]
         if has_callbacks:
             _callbacks.call(self._invoke_callbacks)  # type: ignore[attr-defined]
@@ -189,12 +189,14 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
 
 class ResultIterator(Iterator[Any]):
-    """The results of `imap` and `imap_unordered`, one by one; blocks for each. Nothing runs before the first is asked for.
+    """The results of `imap` and `imap_unordered`, one by one; blocks for each. Nothing runs before the first is wanted.
 
     Closing it, or throwing it away, stops the run. ``len()`` is the number of items, where the input has one.
     """
 
-    def __init__(self, engine: Engine | None, work: Work, feed: Feed, *, ordered: bool, with_index: bool, pool: Any) -> None:
+    def __init__(
+        self, engine: Engine | None, work: Work, feed: Feed, *, ordered: bool, with_index: bool, pool: Any
+    ) -> None:
         sink = _WeakSink(self)
         self._asking = InlineAsking(work, feed, sink) if engine is None else Asking(engine, work, feed, sink)
         self._options = work.options
@@ -287,8 +289,9 @@ class ResultIterator(Iterator[Any]):
             error, self._feed.error = self._feed.error, None
         elif error is None:
             error = self._asking.error
-        if isinstance(error, StopIteration):  # for a loop it would look like the end
-            raise RuntimeError("a task raised StopIteration") from error
+        if isinstance(error, StopIteration):
+            # For a loop it would look like the end.
+            raise RuntimeError("a task raised StopIteration") from error  # noqa: TRY004 - that type is PEP 479's
         if error is not None:
             raise error
         raise StopIteration

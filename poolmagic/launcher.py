@@ -18,7 +18,8 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
 
 from poolmagic.board import Board
 from poolmagic.channel import Channel
@@ -28,7 +29,9 @@ from poolmagic.messages import Fork, Forked, Gone, Message
 
 __all__ = ["Launcher", "Link", "Loop", "Reports", "Surroundings", "check_platform", "explain_exit", "process_launcher"]
 
-_BOOT: Final = "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); from poolmagic.worker.{module} import main; main()"
+_BOOT: Final = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); from poolmagic.worker.{module} import main; main()"
+)
 
 
 class Loop(Protocol):
@@ -75,18 +78,18 @@ class Surroundings:
     @classmethod
     def now(cls) -> Surroundings:
         """Return those of this moment."""
-        environment = dict(os.environ)
+        environment, folder = dict(os.environ), str(Path.cwd())
         # Jupyter's inline plots need a kernel; in a worker they would fail.
         if environment.get("MPLBACKEND", "").startswith("module://"):
             environment["MPLBACKEND"] = "Agg"
         return cls(
             # Only text counts for imports, though people put paths of other types in.
-            tuple(entry or os.getcwd() for entry in sys.path if isinstance(entry, str)),
-            os.getcwd(),
+            tuple(entry or folder for entry in cast("list[object]", sys.path) if isinstance(entry, str)),
+            folder,
             tuple(sorted(environment.items())),
             tuple(
                 (action, _text(message), category.__module__, category.__qualname__, _text(module), line)
-                for action, message, category, module, line in warnings.filters
+                for action, message, category, module, line in cast("list[Any]", warnings.filters)
             ),
         )
 
@@ -253,7 +256,8 @@ def _keep(command: list[str], pass_fds: tuple[int, ...], surroundings: Surroundi
 def _command(module: str, surroundings: Surroundings, *args: str) -> list[str]:
     start = json.dumps({"filters": surroundings.filters})
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return [sys.executable, *flags, "-c", _BOOT.format(module=module), json.dumps(surroundings.path), *args, start]
+    boot = _BOOT.format(module=module)
+    return [sys.executable, *flags, "-P", "-c", boot, json.dumps(surroundings.path), *args, start]
 
 
 class _ExecLauncher:
@@ -319,12 +323,17 @@ class _ZygoteLink:
         self._links: dict[int, _ProcessLink] = {}
         loop.watch(self._channel, self._read)
         descriptor = theirs.fileno()
+
+        def ended(_exitcode: int | None) -> None:
+            theirs.close()
+            loop.call(self._died)
+
         _keep(
             _command("zygote", surroundings, str(descriptor)),
             (descriptor,),
             surroundings,
             lambda pid: theirs.close(),
-            lambda exitcode: (theirs.close(), loop.call(self._died)),
+            ended,
         )
 
     def fork(self, worker: int, link: _ProcessLink, slots: int) -> None:

@@ -17,9 +17,9 @@ __all__ = [
     "Batch",
     "Cancel",
     "Done",
+    "Forget",
     "Fork",
     "Forked",
-    "Forget",
     "Function",
     "Gone",
     "Hello",
@@ -102,8 +102,9 @@ class Hello:
 class Done:
     """From a worker: these items are finished.
 
-    `spans` are those that returned, `failed` the positions of those that raised, `seconds` the wall time that the worker
-    took for all of them; `payload` packs the values in the order of `spans` and the errors in the order of `failed`.
+    `spans` are those that returned, `failed` the positions of those that raised, `seconds` the wall time that the
+    worker took for all of them; `payload` packs the values in the order of `spans`, and the errors in the order of
+    `failed`.
     """
 
     run: int
@@ -172,5 +173,5 @@ Message: TypeAlias = (
     | Gone
 )
 
-MESSAGES: tuple[type[Message], ...] = Message.__args__  # type: ignore[attr-defined]
+MESSAGES: tuple[type[Message], ...] = Message.__args__
 """Every kind of message; the place in this tuple is its number on the wire."""

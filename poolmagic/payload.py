@@ -16,6 +16,7 @@ import io
 import itertools
 import os
 import pickle
+import reprlib
 import sys
 import traceback
 import types
@@ -87,13 +88,26 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 
 
 class _BarePickler(_Pickler):
-    """Takes exceptions apart itself: unpickling calls their constructor with `args`, which may be not what it takes."""
+    """Takes exceptions apart itself: unpickling calls their constructor with `args`, which may be not what it takes.
+
+    An attribute that cannot travel, such as the connection of an HTTP error, arrives as None.
+    """
 
     def reducer_override(self, value: Any) -> Any:
         reduce: object = type(value).__reduce__
-        if isinstance(value, BaseException) and reduce is BaseException.__reduce__:
-            return _new_exception, (type(value), value.args), value.__dict__
+        if isinstance(value, BaseException) and reduce in (BaseException.__reduce__, OSError.__reduce__):
+            args = tuple(part if _can_travel(part) else None for part in value.args)
+            state = {name: part if _can_travel(part) else None for name, part in value.__dict__.items()}
+            return _new_exception, (type(value), args), state
         return super().reducer_override(value)
+
+
+def _can_travel(value: Any) -> bool:
+    try:
+        pickle.loads(_dumps(value, _BarePickler))
+    except Exception:  # whatever it is, that is the answer
+        return False
+    return True
 
 
 def _new_exception(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
@@ -130,7 +144,7 @@ def _are_plain(values: list[Any]) -> bool:
 
 
 class Pickled:
-    """The codec of workers that are processes. All methods may run the user's pickling code, and nothing else of his."""
+    """The codec of workers that are processes. Its methods may run the user's pickling code, and nothing else of his."""
 
     def pack_function(self, function: Callable[..., Any]) -> bytes:
         """Return the pickled function with the sources of the cells that it was written in."""
@@ -178,7 +192,7 @@ class Pickled:
         return values, errors
 
     def pack_error(self, error: BaseException) -> bytes:
-        """Return a record of plain data that holds the pickled exception, if it survives that, its frames and its text."""
+        """Return a record of plain data: the pickled exception, if it survives that, its frames and its text."""
         return pickle.dumps(_records(error), PROTOCOL)
 
     def load_error(self, record: bytes) -> BaseException:
@@ -214,7 +228,7 @@ class Direct:
         return payload
 
     def pack_error(self, error: BaseException) -> BaseException:
-        """Return the exception without the frames of poolmagic; one that would end the kernel becomes a `RemoteError`."""
+        """Return the exception without poolmagic's frames; one that would end the kernel becomes a `RemoteError`."""
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_CODE):
             trace = trace.tb_next
@@ -228,7 +242,7 @@ class Direct:
 
 
 def _records(error: BaseException) -> list[dict[str, Any]]:
-    """Return an exception, and all that it is linked to, as plain data; links are places in the list, the first is its own."""
+    """Return an exception, and all that it is linked to, as plain data; links are places in the list."""
     found = [error]
     places = {id(error): 0}
 
@@ -266,7 +280,7 @@ def _below_own_code(trace: types.TracebackType | None) -> types.TracebackType | 
 
 
 def _pickled_if_it_survives(error: BaseException) -> bytes | None:
-    """Pickle an exception and load it again: many cannot be loaded, or change their text. None if it does not survive."""
+    """Pickle an exception and load it again: many cannot be, or change their text. None if it does not survive."""
     if not isinstance(error, Exception):  # SystemExit and its like would end the kernel
         return None
     survivors: list[bytes] = []
@@ -323,10 +337,17 @@ def _safe_str(value: object) -> str:
         return f"<no text: {type(error).__name__} in __str__>"
 
 
+_short: Final = reprlib.Repr()
+_short.maxother = _short.maxstring = _short.maxlong = 1000
+_short.maxlist = _short.maxtuple = _short.maxdict = _short.maxset = 20
+
+
 def describe_value(value: object, most: int = 80) -> str:
     """Return a short text for any value, whatever its ``__repr__`` does; does not block."""
+    if isinstance(value, str | bytes | bytearray):
+        value = value[: most + 1]  # the text of a large one costs seconds
     try:
-        text = repr(value)
+        text = _short.repr(value)
     except Exception:  # a broken __repr__ must not hide the error that is being told
         text = object.__repr__(value)
     text = " ".join(text.split())

@@ -12,28 +12,24 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack
-
-import psutil
+from typing import Any, Self, Unpack
 
 from poolmagic.asking import Engine, Work, next_number
 from poolmagic.config import PoolConfig, RunOptions, RunOptionsDict, check_function, count_option
 from poolmagic.core import events as ev
-from poolmagic.core.state import PoolState
-from poolmagic.crew import Client, Crew, CrewState
+from poolmagic.crew import CrewState
+from poolmagic.current import cell_pool, choose, live_pools, register, set_session_pool
+from poolmagic.engine import CrewEngine, memory_of
 from poolmagic.errors import UsageError
 from poolmagic.feed import Feed
 from poolmagic.futures import ResultIterator, TaskFuture
 from poolmagic.inline import make_callable
-from poolmagic.launcher import Launcher, Loop, Reports, Surroundings, check_platform, process_launcher
-from poolmagic.local import LocalLauncher
-from poolmagic.payload import Codec, Direct, Pickled
+from poolmagic.launcher import check_platform
+from poolmagic.payload import Direct
 from poolmagic.runs import Display, Run
 from poolmagic.snapshot import PoolSnapshot, RunSnapshot
-from poolmagic.supervisor import Supervisor, get_supervisor
 
 __all__ = ["CurrentPool", "Pool", "cell_pool", "live_pools", "set_session_pool"]
 
@@ -45,38 +41,10 @@ open_display: Callable[[bool | None], Callable[[RunSnapshot], Display] | None] |
 """How progress is shown, set by the package's root: takes the option `progress`, returns what opens a display."""
 
 
-class _CrewEngine:
-    """A crew as runs use it."""
-
-    def __init__(self, supervisor: Supervisor, crew: Crew, config: PoolConfig) -> None:
-        self.codec: Codec = Direct() if config.kind.start == "local" else Pickled()
-        self.capacity = (config.workers, config.slots_of(0))
-        self.crew = crew
-        self._supervisor = supervisor
-
-    def add(self, client: Client, event: ev.RunAdded) -> None:
-        """Start a run."""
-        self._supervisor.call(self.crew.add, client, event)
-
-    def post(self, event: ev.Event) -> None:
-        """Hand an event to the books."""
-        self._supervisor.call(self.crew.handle, event)
-
-    def state(self) -> CrewState:
-        """Return what the crew tells of itself."""
-        state: CrewState = self._supervisor.ask(self.crew.state)
-        return state
-
-    def busy(self) -> tuple[int, int]:
-        """Return how many slots run something, and how many there are."""
-        workers = self.state().workers
-        return sum(worker.busy for worker in workers), sum(worker.slots for worker in workers)
-
-
 class Pool:
     """Workers that run a notebook's functions. Making one is cheap: its workers start when they are first needed.
 
-    ``with`` closes it, and waits: what was submitted is finished, iterators that are not consumed to their end are closed.
+    ``with`` closes it, and waits: what was submitted is finished, iterators that are not at their end are closed.
     A pool that is thrown away is no error: its workers stay warm for a minute, for the next pool with equal settings.
     `close`, `terminate` and ``with`` end them at once.
 
@@ -96,21 +64,25 @@ class Pool:
     """
 
     def __init__(
-        self, kind: str = "prefork", concurrency: int | None = None, *, workers: int | None = None, name: str | None = None
+        self,
+        kind: str = "prefork",
+        concurrency: int | None = None,
+        *,
+        workers: int | None = None,
+        name: str | None = None,
     ) -> None:
         self.config = PoolConfig.make(kind, concurrency, workers)
         check_platform(self.config)
         self.name = name or f"{self.config.kind.name}-{next(_numbers)}"
         self.last_run: Run | None = None
         self._lock = threading.Lock()
-        self._engine: _CrewEngine | None = None
-        self._release: weakref.finalize[[Crew], Pool] | None = None
+        self._engine: CrewEngine | None = None
+        self._release: weakref.finalize[[], Pool] | None = None
         self._closed = False
         self._process = os.getpid()
         self._iterators: weakref.WeakSet[ResultIterator] = weakref.WeakSet()
         self._twin = partial(type(self), kind, concurrency, workers=workers)
-        with _registry_lock:
-            _registry.append(weakref.ref(self))
+        register(self)
 
     # Mapping -------------------------------------------------------------------------------------------------------
 
@@ -135,12 +107,16 @@ class Pool:
         __tracebackhide__ = True
         return self._blocking(f, self._zip(iterables), 0 if len(iterables) == 1 else 1, options)
 
-    def starmap(self, f: Callable[..., Any], iterable: Iterable[Iterable[Any]], /, **options: Unpack[RunOptionsDict]) -> list[Any]:
+    def starmap(
+        self, f: Callable[..., Any], iterable: Iterable[Iterable[Any]], /, **options: Unpack[RunOptionsDict]
+    ) -> list[Any]:
         """Return ``[f(*item) for item in iterable]``; otherwise as `map`."""
         __tracebackhide__ = True
         return self._blocking(f, self._zip((iterable,)), 1, options)
 
-    def imap(self, f: Callable[..., Any], /, *iterables: Iterable[Any], **options: Unpack[RunOptionsDict]) -> ResultIterator:
+    def imap(
+        self, f: Callable[..., Any], /, *iterables: Iterable[Any], **options: Unpack[RunOptionsDict]
+    ) -> ResultIterator:
         """Return an iterator of the results, in the order of the items; nothing runs before the first is asked for.
 
         Endless inputs work: items are read only as the consumer goes on.
@@ -221,11 +197,12 @@ class Pool:
         if self.config.kind.scales is None:
             raise UsageError("a solo pool has one slot, whatever happens")
         engine = self._lease()
-        concurrency = max(self.config.workers if self.config.kind.scales == "slots" else 1, self.config.concurrency + by)
+        concurrency = max(
+            self.config.workers if self.config.kind.scales == "slots" else 1, self.config.concurrency + by
+        )
         workers = concurrency if self.config.kind.scales == "workers" else self.config.workers
         self.config = PoolConfig(self.config.kind, concurrency, workers)
-        engine.capacity = (workers, self.config.slots_of(0))
-        engine.post(event)
+        engine.resize(self.config, event)
 
     def restart(self) -> None:
         """Replace the workers by new ones, which see the kernel's environment as it is now; does not block.
@@ -235,7 +212,7 @@ class Pool:
         with self._lock:
             engine = self._engine
         if engine is not None:
-            get_supervisor().call(engine.crew.restart, _launcher_for(self.config, Surroundings.now()))
+            engine.restart(self.config)
 
     def snapshot(self) -> PoolSnapshot:
         """Return a picture of this moment; blocks for about a millisecond."""
@@ -254,7 +231,7 @@ class Pool:
             done=state.done,
             failed=state.failed,
             runs=state.runs,
-            memory=sum(_memory_of(worker.pid) for worker in state.workers) if self.config.kind.start != "local" else 0,
+            memory=sum(memory_of(worker.pid) for worker in state.workers) if self.config.kind.start != "local" else 0,
         )
 
     def close(self) -> None:
@@ -282,13 +259,13 @@ class Pool:
         """
         if not self._closed:
             raise UsageError("join() waits for the end of a closed pool: call close() or terminate() first")
-        if self._engine is not None and not self._engine.crew.finished.wait(timeout):
+        if self._engine is not None and not self._engine.join(timeout):
             raise TimeoutError(f"workers of {self.name} are still there after {timeout} s")
 
     @classmethod
     def current(cls) -> Pool:
         """Return the pool that ``%%pool`` or ``%pool`` chose, else a shared default, ``Pool()``; does not block."""
-        return _current()
+        return choose(partial(cls, name="default"))
 
     def __enter__(self) -> Self:
         return self
@@ -314,7 +291,12 @@ class Pool:
         """Whether the pool takes no more work."""
         return self._closed
 
-    def _lease(self) -> _CrewEngine:
+    @property
+    def is_started(self) -> bool:
+        """Whether its workers have been needed."""
+        return self._engine is not None
+
+    def _lease(self) -> CrewEngine:
         """Return the engine, and get a crew for it first if there is none."""
         if self._process != os.getpid():
             raise UsageError(f"{self.name} belongs to the process that made it: make a new Pool in this one")
@@ -322,18 +304,12 @@ class Pool:
             if self._closed:
                 raise UsageError(f"{self.name} is closed: make a new Pool")
             if self._engine is None:
-                supervisor, surroundings = get_supervisor(), Surroundings.now()
-                config = self.config
-                seats = [config.slots_of(seat) for seat in range(config.workers)]
-                make_state = partial(PoolState, seats, config.kind.scales or "slots", config.kind.cancels)
-                key = (config, surroundings)
-                crew = supervisor.ask(supervisor.lease, key, make_state, _launcher_for(config, surroundings))
-                self._engine = _CrewEngine(supervisor, crew, config)
-                self._release = weakref.finalize(self, supervisor.call, supervisor.release, crew)
+                self._engine = CrewEngine.lease(self.config)
+                self._release = weakref.finalize(self, self._engine.release)
                 self._release.atexit = False
             return self._engine
 
-    def _prepare(self, f: Callable[..., Any], stars: int, options: RunOptions) -> tuple[_CrewEngine | None, Work]:
+    def _prepare(self, f: Callable[..., Any], stars: int, options: RunOptions) -> tuple[CrewEngine | None, Work]:
         """Check and pack a function; the engine is None on solo."""
         check_function(self.config.kind, f)
         if self.config.kind.start == "inline":
@@ -353,7 +329,8 @@ class Pool:
         """Return an iterator of the items, and their number where it is known."""
         if not iterables:
             raise UsageError("what should the function be mapped over? give at least one iterable")
-        for iterable in iterables:
+        given: tuple[object, ...] = iterables
+        for iterable in given:
             if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
                 raise UsageError(f"cannot iterate over {type(iterable).__name__}: {iterable!r:.80}")
         lengths = [_length_of(iterable) for iterable in iterables]
@@ -398,12 +375,6 @@ class Pool:
         return results
 
 
-def _launcher_for(config: PoolConfig, surroundings: Surroundings) -> Callable[[Loop, Reports], Launcher]:
-    if config.kind.start == "local":
-        return LocalLauncher
-    return partial(process_launcher, config, surroundings)
-
-
 def _run_at_once(work: Work, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Future[Any]:
     """Run a task of a solo pool and return its finished future."""
     future: Future[Any] = Future()
@@ -417,8 +388,8 @@ def _run_at_once(work: Work, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Fu
     return future
 
 
-def _length_of(iterable: Iterable[Any]) -> int | None:
-    """Return the length that an input claims; some claim to have one and then raise, such as a bar around a generator."""
+def _length_of(iterable: Any) -> int | None:
+    """Return the length that an input claims; some raise when asked for it, such as a bar around a generator."""
     if not hasattr(iterable, "__len__"):
         return None
     try:
@@ -429,63 +400,6 @@ def _length_of(iterable: Iterable[Any]) -> int | None:
 
 def _name_of(f: Callable[..., Any]) -> str:
     return getattr(f, "__name__", None) or getattr(getattr(f, "func", None), "__name__", None) or type(f).__name__
-
-
-def _memory_of(pid: int | None) -> int:
-    """Resident bytes of a process; 0 if it has ended."""
-    if pid is None:
-        return 0
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
-
-
-# The current pool ----------------------------------------------------------------------------------------------------
-
-_registry: list[weakref.ref[Pool]] = []
-_registry_lock = threading.Lock()
-_session_pool: Pool | None = None
-_cell_pools: list[Pool] = []
-_default_pool: Pool | None = None
-
-
-def set_session_pool(pool: Pool | None) -> None:
-    """Choose the current pool of all later cells; None goes back to the default. Does not block."""
-    global _session_pool
-    _session_pool = pool
-
-
-@contextmanager
-def cell_pool(pool: Pool) -> Iterator[Pool]:
-    """Make a pool the current one for a while, before any that was chosen for the session."""
-    _cell_pools.append(pool)
-    try:
-        yield pool
-    finally:
-        _cell_pools.remove(pool)
-
-
-def _current() -> Pool:
-    global _default_pool
-    for pool in (*reversed(_cell_pools), _session_pool):
-        if pool is not None and not pool.is_closed:
-            return pool
-    with _registry_lock:
-        if _default_pool is not None and not _default_pool.is_closed:
-            return _default_pool
-    default = Pool(name="default")
-    with _registry_lock:
-        _default_pool = default
-    return default
-
-
-def live_pools() -> list[Pool]:
-    """Return the pools that are alive: whose workers were started and that are not closed. Oldest first."""
-    with _registry_lock:
-        pools = [pool for ref in _registry if (pool := ref()) is not None]
-        _registry[:] = [weakref.ref(pool) for pool in pools]
-    return [pool for pool in pools if not pool.is_closed and pool._engine is not None]
 
 
 class CurrentPool:
@@ -508,7 +422,7 @@ class CurrentPool:
 
 def _stand_in() -> CurrentPool:
     """Return the stand-in of this process, where a function that refers to it was unpickled."""
-    from poolmagic import pool
+    from poolmagic import pool  # noqa: PLC0415 - the root is above this module
 
     stand_in: CurrentPool = pool
     return stand_in

@@ -215,7 +215,7 @@ class Run:
         return self.result()
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over the results in the order of the items, as they come; blocks for each. Ends with `result`'s error."""
+        """Iterate over the results in order, as they come; blocks for each. Ends with the error of `result`."""
         index = 0
         while True:
             with self._changed:
@@ -380,7 +380,7 @@ class Run:
         left = "the others" if self._total is None else f"the other {self._total - self._done:,}"
         annotate(
             error,
-            f"{self._done:,} items are done: see .results of the run; its .resume() does {left} (the run: pool.last_run)",
+            f"{self._done:,} items are done: see .results of the run, pool.last_run; its .resume() does {left}",
         )
         return error
 

@@ -60,7 +60,7 @@ class Supervisor:
     # Any thread ----------------------------------------------------------------------------------------------------
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Have a function called in the loop thread; does not block. May be called from any thread, and by finalizers."""
+        """Have a function called in the loop thread; does not block. For any thread, and for finalizers."""
         self._calls.append((function, args))
         try:
             self._ringer.send(b"!")
@@ -159,7 +159,7 @@ class Supervisor:
         return crews
 
     def abandon(self) -> None:
-        """In a process forked off the kernel: close our copies of the lines, or the workers would not see the kernel end."""
+        """Close our copies of the lines, in a process forked off the kernel: workers must see the kernel end."""
         for channel in list(self._watched):
             channel.close()
         self._selector.close()

@@ -9,6 +9,7 @@ unchanged on Python 3.11, 3.12 and 3.13.) This module owns no state.
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import linecache
 import types
@@ -53,6 +54,17 @@ def rebuild(frames: list[Frame]) -> types.TracebackType | None:
 
 def _stub_traceback(frame: Frame) -> types.TracebackType:
     """Compile a function that raises at the place of `frame`, let it, and return its traceback."""
+    try:
+        types.FunctionType(_stub(frame), {"_MARK": _Mark, "__name__": "remote"})()
+    except _Mark as mark:
+        assert mark.__traceback__ is not None and mark.__traceback__.tb_next is not None
+        return mark.__traceback__.tb_next
+    raise AssertionError("a stub frame did not raise")
+
+
+@functools.lru_cache(maxsize=1024)  # a thousand items that fail at the same line need the same stubs
+def _stub(frame: Frame) -> types.CodeType:
+    """Compile a function that raises at the place of `frame`."""
     file, name, qualified, first, (line, end_line, column, end_column) = frame
     if end_line is None or column is None or end_column is None:
         end_line, column, end_column = line, -1, -1  # the compiler's own sign for "not known": no arrows are shown
@@ -66,13 +78,7 @@ def _stub_traceback(frame: Frame) -> types.TracebackType:
     function.col_offset = function.end_col_offset = 0
     constants: tuple[Any, ...] = compile(module, file, "exec").co_consts
     code = next(one for one in constants if isinstance(one, types.CodeType))
-    code = code.replace(co_name=name, co_qualname=qualified)
-    try:
-        types.FunctionType(code, {"_MARK": _Mark, "__name__": "remote"})()
-    except _Mark as mark:
-        assert mark.__traceback__ is not None and mark.__traceback__.tb_next is not None
-        return mark.__traceback__.tb_next
-    raise AssertionError("a stub frame did not raise")
+    return code.replace(co_name=name, co_qualname=qualified)
 
 
 def sources(function: Any, limit: int = 1 << 20) -> dict[str, str]:
@@ -80,7 +86,7 @@ def sources(function: Any, limit: int = 1 << 20) -> dict[str, str]:
 
     Args:
         function: Anything; only plain functions, their closures, globals and wrapped functions are followed.
-        limit: Most bytes of source in all; what is beyond is left out, and tracebacks in the worker show no text for it.
+        limit: Most bytes of source in all; tracebacks in the worker show no text for what is beyond.
     """
     found: dict[str, str] = {}
     seen: set[int] = set()

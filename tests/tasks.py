@@ -1,4 +1,4 @@
-"""Tasks that the tests send to workers, and the gate at which they wait. Imports little: every worker imports it, too."""
+"""Tasks that the tests send to workers, and the gate at which they wait. Workers import this: it imports little."""
 
 from __future__ import annotations
 
@@ -48,9 +48,8 @@ class TwoArguments(Exception):
 class Untravelled(Exception):
     """Cannot be pickled."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.lock = threading.Lock()
+    def __reduce__(self) -> Any:
+        raise RuntimeError("no")
 
 
 class Unloadable:

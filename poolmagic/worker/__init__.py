@@ -1,1 +1,1 @@
-"""The worker side: what runs in a worker process (or, for threads, next to the kernel). Imports nothing of the parent side."""
+"""The worker side: what runs in a worker process, or, for threads, in the kernel. It imports nothing of the parent."""

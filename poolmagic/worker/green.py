@@ -108,7 +108,15 @@ def _answer_numbers_at_once(hub: Any) -> None:
     from gevent.resolver.thread import Resolver
 
     class NumbersAtOnce(Resolver):  # type: ignore[misc]  # gevent has no types
-        def getaddrinfo(self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:  # noqa: A002 - the standard library's name
+        def getaddrinfo(
+            self,
+            host: Any,
+            port: Any,
+            family: int = 0,
+            type: int = 0,  # noqa: A002 - so it is called in the standard library
+            proto: int = 0,
+            flags: int = 0,
+        ) -> Any:
             try:
                 return _socket.getaddrinfo(host, port, family, type, proto, flags | _socket.AI_NUMERICHOST)
             except _socket.gaierror:  # a name

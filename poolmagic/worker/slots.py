@@ -98,7 +98,7 @@ class ThreadSlots:
         self._worker: Worker | None = None
 
     def serve(self, worker: Worker) -> None:
-        """Take the worker to serve; unlike the other runners' this does not block, the slots are threads of their own."""
+        """Take the worker to serve; unlike the other runners' this does not block: the slots have threads."""
         self._worker = worker
 
     def wake(self, count: int) -> None:
@@ -149,7 +149,7 @@ class ThreadSlots:
         flush()
 
     def cancel(self, run: int | None) -> None:
-        """Throw `TaskCancelled` into the threads that run tasks of a run (None: of any). It acts in Python code only."""
+        """Throw `TaskCancelled` into the threads that run tasks of a run (None: any). It acts in Python code only."""
         with self._work:
             for running in self._running.values():
                 if run in (None, running.run) and not running.cancelled:

@@ -25,7 +25,7 @@ def take_over(start: dict[str, Any]) -> None:
         if isinstance(found, type) and issubclass(found, Warning):
             filters.append((action, _pattern(message), found, _pattern(module), line))
     warnings.filters[:] = filters  # type: ignore[index]
-    warnings._filters_mutated()  # type: ignore[attr-defined]
+    warnings._filters_mutated()  # type: ignore[attr-defined]  # noqa: SLF001 - or the change goes unnoticed
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:

@@ -16,7 +16,20 @@ from typing import Any, Final
 
 from poolmagic.board import Board
 from poolmagic.errors import PayloadError, RunCancelled, TaskCancelled
-from poolmagic.messages import Batch, Cancel, Done, Forget, Function, Message, Output, Resize, Returned, Span, Stop, Withdraw
+from poolmagic.messages import (
+    Batch,
+    Cancel,
+    Done,
+    Forget,
+    Function,
+    Message,
+    Output,
+    Resize,
+    Returned,
+    Span,
+    Stop,
+    Withdraw,
+)
 from poolmagic.payload import Codec, Load
 from poolmagic.worker.native import allocate_lock, perf_counter
 from poolmagic.worker.slots import SlotRunner
@@ -168,9 +181,7 @@ class Worker:
                 raise PayloadError(f"a worker cannot do anything with a {type(message).__name__}")
 
     def _give_back(self, run: int) -> None:
-        positions = [
-            position for batch in list(self._batches) if batch.run == run for position, _ in list(batch.tasks)
-        ]
+        positions = [position for batch in list(self._batches) if batch.run == run for position, _ in list(batch.tasks)]
         self.send(Returned(run, _spans(positions)))  # even if it is nothing: somebody waits for the answer
 
     def send(self, message: Message) -> None:
@@ -263,7 +274,9 @@ class Worker:
         if broken:
             failed += [(positions[offset], self._pack_error(error)) for offset, error in broken.items()]
             positions = [position for offset, position in enumerate(positions) if offset not in broken]
-            values, _ = self._codec.pack_values([value for offset, (_, value) in enumerate(done) if offset not in broken])
+            values, _ = self._codec.pack_values(
+                [value for offset, (_, value) in enumerate(done) if offset not in broken]
+            )
         errors = [record for _, record in failed]
         payload = self._codec.join(values, errors)
         return Done(run, _spans(positions), tuple(position for position, _ in failed), seconds, payload)

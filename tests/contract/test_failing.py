@@ -89,7 +89,9 @@ def test_an_exception_with_a_constructor_of_its_own_arrives_as_it_was(kind: str,
     assert "404: not found" == str(caught.value)
 
 
-@pytest.mark.parametrize("bad", [SystemExit(3), GeneratorExit(), StopIteration("x")], ids=lambda bad: type(bad).__name__)
+@pytest.mark.parametrize(
+    "bad", [SystemExit(3), GeneratorExit(), StopIteration("x")], ids=lambda bad: type(bad).__name__
+)
 def test_what_would_end_a_program_is_the_items_failure(kind: str, bad: BaseException, make_pool: MakePool) -> None:
     """Not the worker's end, and never the kernel's."""
     pool = make_pool(kind)

@@ -126,7 +126,7 @@ def test_a_failed_map_leaves_its_run_with_the_error_and_the_pool(kind: str, make
     with pytest.raises(ZeroDivisionError) as caught:
         pool.map(for_kind(kind, lambda x: 1 // (x - 3)), iter(range(10)))
 
-    run = caught.value.run  # type: ignore[attr-defined]
+    run: pm.Run = caught.value.run  # type: ignore[attr-defined]
     assert run is pool.last_run
     assert [0] * 10 == run.resume(for_kind(kind, lambda x: 0))[3:4] * 10
     assert 10 == len(run.result())

@@ -1,0 +1,75 @@
+"""The current pool: that of the cell, else that of the session, else a shared default. And the list of pools alive.
+
+The state is the process's; it is changed under a lock or by single assignments, and may be used from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+__all__ = ["cell_pool", "choose", "live_pools", "register", "set_session_pool"]
+
+
+class _Pool(Protocol):
+    @property
+    def is_closed(self) -> bool: ...
+
+    @property
+    def is_started(self) -> bool: ...
+
+
+_AnyPool = TypeVar("_AnyPool", bound=_Pool)
+
+_lock = threading.RLock()
+_pools: list[weakref.ref[Any]] = []
+_session_pool: Any = None
+_cell_pools: list[Any] = []
+_default_pool: Any = None
+
+
+def register(pool: _Pool) -> None:
+    """Take note of a new pool, without keeping it alive."""
+    with _lock:
+        _pools.append(weakref.ref(pool))
+
+
+def live_pools() -> list[Any]:
+    """Return the pools that are alive: whose workers were started and that are not closed. Oldest first."""
+    with _lock:
+        pools = [pool for ref in _pools if (pool := ref()) is not None and not pool.is_closed]
+        _pools[:] = [weakref.ref(pool) for pool in pools]
+    return [pool for pool in pools if pool.is_started]
+
+
+def set_session_pool(pool: _Pool | None) -> None:
+    """Choose the current pool of all later cells; None goes back to the default. Does not block."""
+    global _session_pool
+    _session_pool = pool
+
+
+@contextmanager
+def cell_pool(pool: _AnyPool) -> Iterator[_AnyPool]:
+    """Make a pool the current one for a while, before any that was chosen for the session."""
+    _cell_pools.append(pool)
+    try:
+        yield pool
+    finally:
+        _cell_pools.remove(pool)
+
+
+def choose(make_default: Callable[[], _AnyPool]) -> _AnyPool:
+    """Return the current pool; the default is made when it is first needed, and again after it was closed."""
+    global _default_pool
+    for pool in (*reversed(_cell_pools), _session_pool):
+        if pool is not None and not pool.is_closed:
+            chosen: _AnyPool = pool
+            return chosen
+    with _lock:
+        if _default_pool is None or _default_pool.is_closed:
+            _default_pool = make_default()
+        default: _AnyPool = _default_pool
+        return default

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
         WorkerLostError,
     )
     from poolmagic.magics import load_ipython_extension, unload_ipython_extension
-    from poolmagic.pools import CurrentPool, Pool
+    from poolmagic.current import CurrentPool
+    from poolmagic.pools import Pool
     from poolmagic.runs import Failure, Run
 
     pool: CurrentPool
@@ -78,7 +79,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "pool":
-        value: Any = _load("pools").CurrentPool()
+        value: Any = _load("current").CurrentPool()
     elif name in _PLACES:
         value = getattr(_load(_PLACES[name]), name)
     else:

@@ -254,4 +254,7 @@ def _nothing() -> None:
 def _print(message: Output) -> None:
     """Print what a task printed: in the asking thread, whose output belongs to the cell that started the run."""
     stream = sys.stdout if message.stream == "stdout" else sys.stderr
-    stream.write(message.text)
+    try:
+        stream.write(message.text)
+    except UnicodeEncodeError:  # half of a surrogate pair, or a terminal of few letters
+        stream.write(message.text.encode("ascii", "backslashreplace").decode())

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, SupportsIndex, TypedDict
 
 from poolmagic.errors import UsageError, note_once
 
@@ -127,11 +127,12 @@ def find_kind(name: object) -> Kind:
 
 def count_option(option: str, value: object, most: int | None = None) -> int:
     """Return `value` if it is a whole number of at least 1 and at most `most`, else raise `UsageError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    number = int(value) if isinstance(value, SupportsIndex) and not isinstance(value, bool) else 0
+    if number < 1:
         raise UsageError(f"{option}={value!r}: use a whole number of at least 1")
-    if most is not None and value > most:
+    if most is not None and number > most:
         raise UsageError(f"{option}={value!r}: use at most {most}")
-    return value
+    return number
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ class Crew:
         """Return what there is to tell."""
         workers = tuple(
             WorkerSnapshot(
-                book.id, link.pid, book.phase.value, book.slots, len(link.board.running(book.slots)), book.done
+                book.id, link.pid, book.phase.value, book.slots, len(link.board.running(book.most_slots)), book.done
             )
             for book in self._state.workers.values()
             if (link := self._links.get(book.id)) is not None
@@ -179,7 +179,7 @@ class Crew:
 
     def _slots_of(self, worker: int) -> int:
         book = self._state.workers.get(worker)
-        return book.slots if book is not None else 0
+        return book.most_slots if book is not None else 0
 
     def _has_old_workers(self) -> bool:
         old = (WorkerPhase.DRAINING, WorkerPhase.STOPPING)

@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
+import poolmagic
+
 __all__ = ["cell_pool", "choose", "live_pools", "register", "set_session_pool"]
 
 
 class _Pool(Protocol):
     @property
     def is_closed(self) -> bool: ...
-
-    @property
-    def is_started(self) -> bool: ...
 
 
 _AnyPool = TypeVar("_AnyPool", bound=_Pool)
@@ -32,7 +31,7 @@ _default_pool: Any = None
 
 
 def register(pool: _Pool) -> None:
-    """Take note of a new pool, without keeping it alive."""
+    """Take note of a pool whose workers are started, without keeping it alive."""
     with _lock:
         _pools.append(weakref.ref(pool))
 
@@ -42,7 +41,7 @@ def live_pools() -> list[Any]:
     with _lock:
         pools = [pool for ref in _pools if (pool := ref()) is not None and not pool.is_closed]
         _pools[:] = [weakref.ref(pool) for pool in pools]
-    return [pool for pool in pools if pool.is_started]
+    return pools
 
 
 def set_session_pool(pool: _Pool | None) -> None:
@@ -73,3 +72,30 @@ def choose(make_default: Callable[[], _AnyPool]) -> _AnyPool:
             _default_pool = make_default()
         default: _AnyPool = _default_pool
         return default
+
+
+class CurrentPool:
+    """A stand-in for the current pool: every attribute is looked up on `Pool.current()` at that moment."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # IPython and others ask for what a pool does not have; no pool is made for that
+            raise AttributeError(name)
+        return getattr(poolmagic.Pool.current(), name)
+
+    def __dir__(self) -> list[str]:
+        return [name for name in dir(poolmagic.Pool) if not name.startswith("_")]
+
+    def __repr__(self) -> str:
+        return f"<the current pool: {poolmagic.Pool.current()!r}>"
+
+    def __reduce__(self) -> tuple[Callable[[], CurrentPool], tuple[()]]:
+        return _stand_in, ()
+
+
+def _stand_in() -> CurrentPool:
+    """Return the stand-in of this process, where a function that refers to it was unpickled."""
+    from poolmagic import pool  # noqa: PLC0415 - the root is above this module
+
+    stand_in: CurrentPool = pool
+    return stand_in
+

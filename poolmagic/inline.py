@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from poolmagic.config import is_coroutine_function
@@ -20,7 +21,7 @@ from poolmagic.payload import Direct
 if TYPE_CHECKING:
     from poolmagic.asking import Sink, Work
 
-__all__ = ["InlineAsking", "make_callable"]
+__all__ = ["InlineAsking", "make_callable", "run_at_once"]
 
 
 def make_callable(function: Callable[..., Any], stars: int) -> Callable[[Any], Any]:
@@ -119,3 +120,16 @@ class InlineAsking:
             self._feed.resolve((position, position + 1))
         if self._options.fail_fast:
             self.verdict = Verdict.FAILED
+
+
+def run_at_once(work: Work, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Future[Any]:
+    """Run a task of a solo pool and return its finished future."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    try:
+        future.set_result(make_callable(work.payload, 2)(call))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a task's SystemExit is its failure, not the kernel's end
+        future.set_exception(Direct().pack_error(error))
+    return future

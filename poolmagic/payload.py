@@ -88,18 +88,27 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 
 
 class _BarePickler(_Pickler):
-    """Takes exceptions apart itself: unpickling calls their constructor with `args`, which may be not what it takes.
-
-    An attribute that cannot travel, such as the connection of an HTTP error, arrives as None.
-    """
+    """Takes exceptions apart itself: unpickling calls their constructor with `args`, which may be not what it takes."""
 
     def reducer_override(self, value: Any) -> Any:
         reduce: object = type(value).__reduce__
         if isinstance(value, BaseException) and reduce in (BaseException.__reduce__, OSError.__reduce__):
-            args = tuple(part if _can_travel(part) else None for part in value.args)
-            state = {name: part if _can_travel(part) else None for name, part in value.__dict__.items()}
-            return _new_exception, (type(value), args), state
+            return _new_exception, (type(value), self.keep(value.args)), self.keep(value.__dict__)
         return super().reducer_override(value)
+
+    def keep(self, parts: Any) -> Any:
+        """Return what of an exception's arguments or attributes is sent."""
+        return parts
+
+
+class _LossyPickler(_BarePickler):
+    """Sends None for what of an exception cannot travel, such as the connection of an HTTP error."""
+
+    def keep(self, parts: Any) -> Any:
+        """Return what of an exception's arguments or attributes is sent."""
+        if isinstance(parts, dict):
+            return {name: part if _can_travel(part) else None for name, part in parts.items()}
+        return tuple(part if _can_travel(part) else None for part in parts)
 
 
 def _can_travel(value: Any) -> bool:
@@ -284,7 +293,7 @@ def _pickled_if_it_survives(error: BaseException) -> bytes | None:
     if not isinstance(error, Exception):  # SystemExit and its like would end the kernel
         return None
     survivors: list[bytes] = []
-    for pickler in (_Pickler, _BarePickler):
+    for pickler in (_Pickler, _BarePickler, _LossyPickler):
         with suppress(Exception):  # whatever the user's class does here, the record still tells of it as text
             pickled = _dumps(error, pickler)
             loaded = pickle.loads(pickled)

@@ -25,13 +25,14 @@ from poolmagic.engine import CrewEngine, memory_of
 from poolmagic.errors import UsageError
 from poolmagic.feed import Feed
 from poolmagic.futures import ResultIterator, TaskFuture
-from poolmagic.inline import make_callable
+from poolmagic.inline import run_at_once
+from poolmagic.inputs import name_of, read
 from poolmagic.launcher import check_platform
 from poolmagic.payload import Direct
 from poolmagic.runs import Display, Run
 from poolmagic.snapshot import PoolSnapshot, RunSnapshot
 
-__all__ = ["CurrentPool", "Pool", "cell_pool", "live_pools", "set_session_pool"]
+__all__ = ["Pool", "cell_pool", "live_pools", "set_session_pool"]
 
 _MAP_OPTIONS = ("on_error", "return_exceptions", "chunksize", "progress")
 _IMAP_OPTIONS = ("on_error", "return_exceptions", "chunksize", "buffersize")
@@ -82,7 +83,6 @@ class Pool:
         self._process = os.getpid()
         self._iterators: weakref.WeakSet[ResultIterator] = weakref.WeakSet()
         self._twin = partial(type(self), kind, concurrency, workers=workers)
-        register(self)
 
     # Mapping -------------------------------------------------------------------------------------------------------
 
@@ -105,14 +105,14 @@ class Pool:
                 what was finished.
         """
         __tracebackhide__ = True
-        return self._blocking(f, self._zip(iterables), 0 if len(iterables) == 1 else 1, options)
+        return self._blocking(f, read(iterables), 0 if len(iterables) == 1 else 1, options)
 
     def starmap(
         self, f: Callable[..., Any], iterable: Iterable[Iterable[Any]], /, **options: Unpack[RunOptionsDict]
     ) -> list[Any]:
         """Return ``[f(*item) for item in iterable]``; otherwise as `map`."""
         __tracebackhide__ = True
-        return self._blocking(f, self._zip((iterable,)), 1, options)
+        return self._blocking(f, read((iterable,)), 1, options)
 
     def imap(
         self, f: Callable[..., Any], /, *iterables: Iterable[Any], **options: Unpack[RunOptionsDict]
@@ -152,7 +152,7 @@ class Pool:
         engine, work = self._prepare(f, 2, RunOptions())
         feed = Feed(iter([(args, kwargs)]), 1, Direct() if engine is None else engine.codec)
         if engine is None:
-            return _run_at_once(work, (args, kwargs))
+            return run_at_once(work, (args, kwargs))
         pulled = feed.pull(1)
         for error in pulled.broken.values():
             raise error
@@ -174,7 +174,7 @@ class Pool:
         Raises:
             UsageError: The call cannot work; nothing was started.
         """
-        run = self._make_run(f, self._zip(iterables), 0 if len(iterables) == 1 else 1, options)
+        run = self._make_run(f, read(iterables), 0 if len(iterables) == 1 else 1, options)
         if self.config.kind.start == "inline":
             run._drive(None)
         else:
@@ -291,11 +291,6 @@ class Pool:
         """Whether the pool takes no more work."""
         return self._closed
 
-    @property
-    def is_started(self) -> bool:
-        """Whether its workers have been needed."""
-        return self._engine is not None
-
     def _lease(self) -> CrewEngine:
         """Return the engine, and get a crew for it first if there is none."""
         if self._process != os.getpid():
@@ -307,6 +302,7 @@ class Pool:
                 self._engine = CrewEngine.lease(self.config)
                 self._release = weakref.finalize(self, self._engine.release)
                 self._release.atexit = False
+                register(self)
             return self._engine
 
     def _prepare(self, f: Callable[..., Any], stars: int, options: RunOptions) -> tuple[CrewEngine | None, Work]:
@@ -325,26 +321,13 @@ class Pool:
             return (None if self.config.kind.start == "inline" else self._lease()), work
         return self._prepare(f, work.stars, work.options)
 
-    def _zip(self, iterables: tuple[Iterable[Any], ...]) -> tuple[Iterator[Any], int | None]:
-        """Return an iterator of the items, and their number where it is known."""
-        if not iterables:
-            raise UsageError("what should the function be mapped over? give at least one iterable")
-        given: tuple[object, ...] = iterables
-        for iterable in given:
-            if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
-                raise UsageError(f"cannot iterate over {type(iterable).__name__}: {iterable!r:.80}")
-        lengths = [_length_of(iterable) for iterable in iterables]
-        known = [length for length in lengths if length is not None]
-        items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
-        return items, min(known) if len(known) == len(lengths) else None
-
     def _make_run(
         self, f: Callable[..., Any], source: tuple[Iterator[Any], int | None], stars: int, given: RunOptionsDict
     ) -> Run:
         options = RunOptions.make(dict(given), _MAP_OPTIONS)
         engine, work = self._prepare(f, stars, options)
         feed = Feed(*source, Direct() if engine is None else engine.codec)
-        return Run(self, engine, work, feed, _name_of(f))
+        return Run(self, engine, work, feed, name_of(f))
 
     def _blocking(
         self, f: Callable[..., Any], source: tuple[Iterator[Any], int | None], stars: int, given: RunOptionsDict
@@ -367,7 +350,7 @@ class Pool:
         with_index: bool,
     ) -> ResultIterator:
         options = RunOptions.make(dict(given), _IMAP_OPTIONS)
-        source = self._zip(iterables)
+        source = read(iterables)
         engine, work = self._prepare(f, 0 if len(iterables) == 1 else 1, options)
         feed = Feed(*source, Direct() if engine is None else engine.codec)
         results = ResultIterator(engine, work, feed, ordered=ordered, with_index=with_index, pool=self)
@@ -375,54 +358,3 @@ class Pool:
         return results
 
 
-def _run_at_once(work: Work, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Future[Any]:
-    """Run a task of a solo pool and return its finished future."""
-    future: Future[Any] = Future()
-    future.set_running_or_notify_cancel()
-    try:
-        future.set_result(make_callable(work.payload, 2)(call))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a task's SystemExit is its failure, not the kernel's end
-        future.set_exception(Direct().pack_error(error))
-    return future
-
-
-def _length_of(iterable: Any) -> int | None:
-    """Return the length that an input claims; some raise when asked for it, such as a bar around a generator."""
-    if not hasattr(iterable, "__len__"):
-        return None
-    try:
-        return len(iterable)
-    except (TypeError, NotImplementedError):
-        return None
-
-
-def _name_of(f: Callable[..., Any]) -> str:
-    return getattr(f, "__name__", None) or getattr(getattr(f, "func", None), "__name__", None) or type(f).__name__
-
-
-class CurrentPool:
-    """A stand-in for the current pool: every attribute is looked up on `Pool.current()` at that moment."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # IPython and others ask for what a pool does not have; no pool is made for that
-            raise AttributeError(name)
-        return getattr(Pool.current(), name)
-
-    def __dir__(self) -> list[str]:
-        return [name for name in dir(Pool) if not name.startswith("_")]
-
-    def __repr__(self) -> str:
-        return f"<the current pool: {Pool.current()!r}>"
-
-    def __reduce__(self) -> tuple[Callable[[], CurrentPool], tuple[()]]:
-        return _stand_in, ()
-
-
-def _stand_in() -> CurrentPool:
-    """Return the stand-in of this process, where a function that refers to it was unpickled."""
-    from poolmagic import pool  # noqa: PLC0415 - the root is above this module
-
-    stand_in: CurrentPool = pool
-    return stand_in

@@ -52,6 +52,7 @@ class RunBook:
         asked: Items asked for and not answered yet.
         last: No more items will come.
         resolved: Positions that have their outcome, the failed ones included.
+        kill: What runs is to be stopped.
     """
 
     id: int
@@ -66,6 +67,7 @@ class RunBook:
     last: bool = False
     resolved: int = 0
     failed: int = 0
+    kill: bool = False
     introduced: set[int] = field(default_factory=set)
 
     @property
@@ -91,6 +93,7 @@ class WorkerBook:
 
     Attributes:
         seat: Its place among the pool's workers; a replacement takes the same seat.
+        most_slots: The most that it ever had; tasks in slots that were taken away go on to their end.
         assigned: What it has in hand, by run.
         doomed: We had it killed ourselves, so what it ran is not to blame.
         asked_back: The runs of which it was told to give back what it has not started, and has not answered yet.
@@ -104,6 +107,15 @@ class WorkerBook:
     done: int = 0
     doomed: bool = False
     asked_back: set[int] = field(default_factory=set)
+    most_slots: int = 0
+
+    def __post_init__(self) -> None:
+        self.most_slots = self.slots
+
+    def resize(self, slots: int) -> None:
+        """Have this many slots."""
+        self.slots = slots
+        self.most_slots = max(self.most_slots, slots)
 
     @property
     def load(self) -> int:

@@ -6,8 +6,9 @@ carries out the commands that it returns, in their order. It belongs to the thre
 
 Theory of operation. There are three kinds of machines: the pool, its workers, its runs. Their transitions are the
 three tables below: the cause is an event that came in or a command that goes out. A cause with no entry for the
-present phase changes nothing, and is safe to get: messages may come late or twice. Items have no machine: a position of a run is *ready* (queued), *assigned* (with one worker) or
-resolved, and `validate` checks that every position handed in is exactly one of these.
+present phase changes nothing, and is safe to get: messages may come late or twice. Items have no machine: a position
+of a run is *ready* (queued), *assigned* (with one worker) or resolved, and `validate` checks that every position
+handed in is exactly one of these.
 
 Span arithmetic makes double and late messages harmless: a report counts only for positions that are assigned to the
 worker that sent it, and `Accept` says which those were.
@@ -22,6 +23,7 @@ from typing import Any, Final
 from poolmagic.core import events as ev
 from poolmagic.core.batching import Sizer
 from poolmagic.core.books import PoolPhase, RunBook, RunPhase, WorkerBook, WorkerPhase
+from poolmagic.core.scheduling import schedule
 from poolmagic.core.spans import SpanSet
 from poolmagic.messages import Span
 
@@ -60,7 +62,7 @@ WORKER_TRANSITIONS: Final = {
 }
 
 STILLBORN_LIMIT: Final = 3
-"""Workers that die one after the other and achieve nothing, until the pool gives up: one may be bad luck."""
+"""For each seat, workers that die one after the other and achieve nothing, until the pool gives up."""
 
 _ALIVE: Final = (WorkerPhase.STARTING, WorkerPhase.READY)
 
@@ -160,6 +162,7 @@ class PoolState:
             run.ready.clear()
         elif not kill:
             return
+        run.kill = run.kill or kill
         for worker in self.workers.values():
             if run.id not in worker.assigned:
                 continue
@@ -225,6 +228,8 @@ class PoolState:
         # In equal parts: the worker that gave them back will soon be free, too.
         parts = max(1, sum(one.phase is WorkerPhase.READY for one in self.workers.values()))
         self._requeue(run, [part for span in worker.take(run.id, event.spans) for part in _split(span, parts)])
+        if run.kill and self._cancels == "worker" and run.id in worker.assigned:
+            self._do(ev.KillWorker(worker.id))  # what it did not give back it has begun
         self._settle(run)
 
     def _requeue(self, run: RunBook, spans: list[Span]) -> None:
@@ -238,8 +243,7 @@ class PoolState:
         worker = self.workers.pop(event.worker, None)
         if worker is None:
             return
-        fruitless = not worker.done and not worker.doomed and (worker.assigned or worker.phase is WorkerPhase.STARTING)
-        self._stillborn += bool(fruitless)
+        self._stillborn += not worker.done and not worker.doomed and worker.phase in _ALIVE
         self._move(worker, event)
         for run_id, position in event.running:
             run = self.runs.get(run_id)
@@ -253,7 +257,7 @@ class PoolState:
         worker.assigned.clear()
         for run in list(self.runs.values()):
             self._settle(run)
-        if self._stillborn >= STILLBORN_LIMIT and self.phase in (PoolPhase.RUNNING, PoolPhase.CLOSING):
+        if self._stillborn >= STILLBORN_LIMIT * len(self.seats) and self.phase in (PoolPhase.RUNNING, PoolPhase.CLOSING):
             self.phase = POOL_TRANSITIONS.get((self.phase, type(event)), self.phase)
             for run in list(self.runs.values()):
                 self._halt(run, ev.Verdict.BROKEN, kill=True)
@@ -308,7 +312,7 @@ class PoolState:
     def _resize(self) -> None:
         for worker in self.workers.values():
             if worker.phase in _ALIVE and worker.slots != self.seats[worker.seat]:
-                worker.slots = self.seats[worker.seat]
+                worker.resize(self.seats[worker.seat])
                 self._do(ev.ResizeWorker(worker.id, worker.slots))
 
     def _on_restart(self, event: ev.Restart) -> None:
@@ -337,73 +341,15 @@ class PoolState:
     # Dispatching ---------------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        """Hand out what is ready and ask for more, run by run; the run that was served goes to the end of the row."""
+        """Schedule run by run; the run that was served goes to the end of the row."""
         able = [worker for worker in self.workers.values() if worker.phase is WorkerPhase.READY and not worker.doomed]
         if not able:
             return
         for run in [run for run in self.runs.values() if run.phase is RunPhase.ACTIVE]:
-            served = self._hand_out(run, able)
-            self._ask(run, able)
-            self._take_back(run, able)
-            if served and len(self.runs) > 1:
+            commands = schedule(run, able)
+            self._commands += commands
+            if commands and len(self.runs) > 1:
                 self.runs[run.id] = self.runs.pop(run.id)
-
-    def _hand_out(self, run: RunBook, able: list[WorkerBook]) -> bool:
-        served = False
-        while run.ready:
-            worker = max(able, key=lambda one: run.sizer.limit(one.slots) - one.load)
-            room = run.sizer.limit(worker.slots) - worker.load
-            if room <= 0:
-                break
-            start, stop = run.ready.popleft()
-            # A batch is cut only if it turned out to be far too long: its payload travels whole with each part.
-            size = run.sizer.size(worker.slots, None, len(able))
-            middle = stop if stop - start <= 2 * size else start + size
-            if middle < stop:
-                run.ready.appendleft((middle, stop))
-            self._send(run, worker, (start, middle))
-            served = True
-        return served
-
-    def _send(self, run: RunBook, worker: WorkerBook, span: Span) -> None:
-        if worker.id not in run.introduced:
-            run.introduced.add(worker.id)
-            self._do(ev.Introduce(worker.id, run.id))
-        worker.assigned.setdefault(run.id, SpanSet()).add(span)
-        self._do(ev.Dispatch(worker.id, run.id, span))
-
-    def _ask(self, run: RunBook, able: list[WorkerBook]) -> None:
-        """Ask for as many batches as the workers have room for beyond what is on its way already."""
-        if run.last:
-            return
-        spoken_for = run.asked + run.waiting
-        for worker in able:
-            room = run.sizer.limit(worker.slots) - worker.load
-            if spoken_for >= room:
-                spoken_for -= max(room, 0)
-                continue
-            room -= spoken_for
-            spoken_for = 0
-            while room > 0:
-                left = None if run.total is None else run.total - run.filled - run.asked
-                if left is not None and left <= 0:
-                    if run.asked:
-                        return
-                    left = 1  # all that was claimed is here, and yet there was no word that this is all
-                size = min(room, run.sizer.size(worker.slots, left, len(able)))
-                self._do(ev.Ask(run.id, size))
-                run.asked += size
-                room -= size
-
-    def _take_back(self, run: RunBook, able: list[WorkerBook]) -> None:
-        """When the input is dry and a worker is idle, take back what others have not started: one item may hold it up."""
-        if run.ready or not (run.last or not run.asked) or all(worker.load for worker in able):
-            return
-        for worker in able:
-            held = worker.assigned.get(run.id)
-            if held is not None and held.count > worker.slots and run.id not in worker.asked_back:
-                worker.asked_back.add(run.id)
-                self._do(ev.WithdrawItems(worker.id, run.id))
 
     def _do(self, command: ev.Command) -> None:
         self._commands.append(command)

@@ -6,12 +6,15 @@ A stream may be written to from any thread of the worker; text from outside of a
 from __future__ import annotations
 
 import io
-from typing import TextIO
+from typing import Final, TextIO
 
 from poolmagic.messages import Output
 from poolmagic.worker.tasks import Worker, current
 
 __all__ = ["TaskStream"]
+
+PART: Final = 1 << 20
+"""Most letters in a message: far below what a frame may hold."""
 
 
 class TaskStream(io.TextIOBase):
@@ -41,10 +44,13 @@ class TaskStream(io.TextIOBase):
         if task is None:
             return self._before.write(text)
         lines, end, rest = (self._worker.unfinished.pop((task, self._name), "") + text).rpartition("\n")
+        if len(rest) > PART:  # a line without an end
+            end, rest = end + rest, ""
         if rest:
             self._worker.unfinished[task, self._name] = rest
-        if end:
-            self._worker.send(Output(*task, self._name, lines + end))
+        whole = lines + end
+        for start in range(0, len(whole), PART):
+            self._worker.send(Output(*task, self._name, whole[start : start + PART]))
         return len(text)
 
     def flush(self) -> None:

@@ -1,0 +1,246 @@
+"""The first lines of the magics as frozen values: what a person typed, checked and named.
+
+Everything here is pure text work: `PoolLine` is what stands after ``%%pool`` (and what ``%pool`` shares with it),
+`Verb` is ``%pool stop NAME`` and its like, `PmapLine` is the header ``url in urls -> pages``. Whatever is wrong is
+refused with poolmagic's one-line `UsageError`, which names the value and what is allowed. The module owns no state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import keyword
+import re
+import shlex
+from dataclasses import dataclass, replace
+from typing import Final, NoReturn
+
+from poolmagic.config import ALIASES, KINDS, PoolConfig
+from poolmagic.errors import UsageError
+
+__all__ = ["OPTIONS", "VERBS", "PmapLine", "PoolLine", "Verb", "parse_pmap_line", "parse_pool_line", "parse_verb"]
+
+OPTIONS: Final[dict[str, tuple[str, str | None, str]]] = {
+    "pool": ("-P", "KIND", f"kind of pool: {', '.join([*KINDS, *ALIASES])}"),
+    "concurrency": ("-c", "N", "tasks at once: processes or green threads, by kind; default: the number of CPUs"),
+    "workers": ("-w", "N", "processes of a green or asyncio pool; default: 1"),
+    "name": ("-n", "NAME", "a name of your own, to use this pool again"),
+    "quiet": ("-q", None, "no progress bar"),
+    "out": ("-o", "VAR", "keep the value of the cell's last expression in this variable"),
+}
+"""Each option of ``%%pool``: its long name, its short one, what it takes (None: nothing), and what it is for."""
+
+VERBS: Final[dict[str, str]] = {
+    "stop": "end a pool and what it runs",
+    "restart": "end a pool's workers and start new ones, which see your changed modules",
+    "grow": "add processes or green threads",
+    "shrink": "take processes or green threads away",
+}
+"""What ``%pool`` can do to a pool that is alive."""
+
+
+@dataclass(frozen=True)
+class PoolLine:
+    """The options of ``%%pool``, ``%pool`` and ``%%pmap``; None where nothing was given.
+
+    Attributes:
+        kind: The name or alias of a kind.
+        concurrency: Tasks at once.
+        workers: Worker processes.
+        name: The pool's name.
+        quiet: Show no progress.
+        out: The variable that takes the cell's last value.
+    """
+
+    kind: str | None = None
+    concurrency: int | None = None
+    workers: int | None = None
+    name: str | None = None
+    quiet: bool = False
+    out: str | None = None
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether the line describes a pool, and not only a name or how to show its work."""
+        return (self.kind, self.concurrency, self.workers) != (None, None, None)
+
+    def config(self) -> PoolConfig:
+        """Return the settings of the pool; raises `UsageError`."""
+        return PoolConfig.make(self.kind or "prefork", self.concurrency, self.workers)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """``%pool VERB [NUMBER] [NAME]``.
+
+    Attributes:
+        verb: A key of `VERBS`.
+        number: How many to grow or shrink by.
+        name: The pool meant; None for all (stop, restart) or the current one (grow, shrink).
+    """
+
+    verb: str
+    number: int = 1
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class PmapLine:
+    """The header of ``%%pmap``.
+
+    Attributes:
+        options: What stands before the header.
+        target: The loop variable, or several to unpack an item into, as in a `for` statement.
+        items: The expression that gives the items.
+    """
+
+    options: PoolLine
+    target: ast.expr
+    items: ast.expr
+
+
+class _Parser(argparse.ArgumentParser):
+    """An `argparse` parser that neither prints nor exits."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument "))
+
+
+@functools.cache
+def _parser(magic: str) -> _Parser:
+    parser = _Parser(prog=magic, add_help=False, allow_abbrev=False)
+    for long, (short, takes, _) in OPTIONS.items():
+        if magic == "%pool" and long == "out":
+            continue
+        if takes is None:
+            parser.add_argument(short, f"--{long}", action="store_true")
+        else:
+            parser.add_argument(short, f"--{long}", metavar=takes, type=_number if takes == "N" else str)
+    return parser
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: use a whole number of at least 1")
+    return int(text)
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"{line!r}: {str(error).lower()}") from None
+
+
+def parse_pool_line(line: str, magic: str = "%%pool") -> PoolLine:
+    """Read the options of ``%%pool``, ``%pool`` or ``%%pmap``; raises `UsageError`, does not block.
+
+    Args:
+        line: What stands after the magic's name.
+        magic: For which magic: it decides what is allowed.
+    """
+    parser = _parser(magic)
+    given, extra = parser.parse_known_args(_words(line))
+    # Not a positional of the parser: argparse takes an optional one for missing as soon as an option comes first.
+    kind = extra.pop(0) if magic != "%%pmap" and extra and not extra[0].startswith("-") else None
+    if extra:
+        allowed = [f"{short}/--{long}" for long, (short, _, _) in OPTIONS.items() if magic != "%pool" or long != "out"]
+        what = "option" if extra[0].startswith("-") else "word"
+        raise UsageError(f"unknown {what} {extra[0]!r}; {magic} takes {', '.join(allowed)}")
+    if kind is not None and given.pool is not None and kind != given.pool:
+        raise UsageError(f"two kinds of pool, {kind!r} and {given.pool!r}: give one")
+    out = getattr(given, "out", None)
+    if out is not None:
+        check_variable("-o", out)
+    options = PoolLine(kind or given.pool, given.concurrency, given.workers, given.name, given.quiet, out)
+    if options.has_settings:
+        options.config()
+    return options
+
+
+def check_variable(option: str, name: str) -> str:
+    """Return `name` if a variable may be called so; raises `UsageError`."""
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise UsageError(f"{option} {name!r}: use the name of a variable")
+    return name
+
+
+def parse_verb(line: str) -> Verb | None:
+    """Read ``stop``, ``restart``, ``grow`` or ``shrink``; None if the line is something else; raises `UsageError`."""
+    verb, *rest = _words(line) or [""]
+    if verb not in VERBS:
+        return None
+    number = 1
+    if verb in ("grow", "shrink") and rest and re.fullmatch(r"[-+]?[0-9.]+", rest[0]):
+        try:
+            number = _number(rest.pop(0))
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(f"{verb} {error}") from None
+    if len(rest) > 1 or (rest and rest[0].startswith("-")):
+        takes = "[N] [NAME]" if verb in ("grow", "shrink") else "[NAME]"
+        raise UsageError(f"unknown word {rest[-1]!r}; use %pool {verb} {takes}")
+    return Verb(verb, number, rest[0] if rest else None)
+
+
+_WORD: Final = re.compile(r"""\s*((?:"[^"]*"|'[^']*'|[^\s"'])+)""")
+
+
+def _split_options(line: str) -> tuple[str, str]:
+    """Divide a line into the options at its start and the rest.
+
+    Not `shlex`, because the rest is Python and keeps its quotes.
+    """
+    flags = {name for long, (short, takes, _) in OPTIONS.items() if takes is None for name in (short, f"--{long}")}
+    end = 0
+    while (word := _WORD.match(line, end)) and word[1].startswith("-"):
+        end = word.end()
+        alone = word[1] in flags or (word[1].startswith("--") and "=" in word[1])
+        attached = len(word[1]) > 2 and not word[1].startswith("--")
+        if not (alone or attached) and (value := _WORD.match(line, end)):
+            end = value.end()
+    return line[:end], line[end:].strip()
+
+
+def parse_pmap_line(line: str) -> PmapLine:
+    """Read the header of ``%%pmap``: ``[options] TARGET in ITEMS [-> NAME]``; raises `UsageError`, does not block.
+
+    The positions of the returned nodes are those of line 1 of the cell, as a whole.
+    """
+    before, header = _split_options(line)
+    options = parse_pool_line(before, "%%pmap")
+    text, arrow, name = header.rpartition("->")
+    loop = _parse_loop(text) if arrow else None
+    if loop is not None:
+        check_variable("->", name.strip())
+        if options.out not in (None, name.strip()):
+            raise UsageError(f"-o {options.out} and -> {name.strip()}: give one")
+        options = replace(options, out=name.strip())
+    else:  # no arrow, or one inside a string of the expression
+        loop = _parse_loop(header)
+    if loop is None:
+        raise UsageError(f"{header!r}: use %%pmap VARIABLE in ITEMS -> RESULTS, such as %%pmap url in urls -> pages")
+    for node in ast.walk(loop):
+        if isinstance(node, ast.expr):
+            node.lineno = node.end_lineno = 1
+            node.col_offset, node.end_col_offset = 0, len(line)
+    _check_target(loop.target)
+    return PmapLine(options, loop.target, loop.iter)
+
+
+def _parse_loop(header: str) -> ast.For | None:
+    """Parse ``url in urls`` as Python parses it in a `for` statement; None if it cannot be one."""
+    try:
+        module = ast.parse(f"for {header.strip()}:\n pass")
+    except (SyntaxError, ValueError):
+        return None
+    match module.body:
+        case [ast.For(body=[ast.Pass()], orelse=[]) as loop]:
+            return loop
+    return None
+
+
+def _check_target(target: ast.expr) -> None:
+    for node in ast.walk(target):
+        if isinstance(node, (ast.Attribute, ast.Subscript)):
+            raise UsageError(f"{ast.unparse(target)!r}: use the name of a variable, or several to unpack an item")

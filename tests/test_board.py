@@ -1,0 +1,100 @@
+"""The status board: what a worker's slots say there can be read by whoever shares it, also after the worker's end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from poolmagic.board import Board
+from poolmagic.config import MAX_SLOTS
+
+ROOT = Path(__file__).parent.parent
+WORKER = """
+import os, signal, sys
+from poolmagic.board import Board
+board = Board.attach(int(sys.argv[1]))
+board.start(0, 7, 1000)
+board.start(1, 7, 1001)
+board.start(2, 0, 0)
+board.clear(1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_slot_says_what_it_runs() -> None:
+    """The run 0 and the position 0 are as good as any."""
+    board = Board()
+    assert () == board.running(4)
+    board.start(0, 0, 0)
+    board.start(2, 5, 2**40)
+    assert ((0, 0), (5, 2**40)) == board.running(4)
+    board.start(0, 1, 1)
+    board.clear(2)
+    assert ((1, 1),) == board.running(4)
+    board.clear(0)
+    assert () == board.running(4)
+
+
+def test_only_the_slots_that_are_asked_for_are_read() -> None:
+    """A worker of one slot costs one look."""
+    board = Board()
+    board.start(3, 1, 1)
+    assert () == board.running(3)
+    assert ((1, 1),) == board.running(4)
+
+
+def test_there_is_room_for_every_slot_that_a_worker_may_have() -> None:
+    """The limit of the settings is that of the board."""
+    board = Board()
+    board.start(MAX_SLOTS - 1, 1, 2)
+    assert ((1, 2),) == board.running(MAX_SLOTS)
+    with pytest.raises(IndexError):
+        board.start(MAX_SLOTS, 1, 2)
+
+
+def test_a_board_outlives_the_worker_that_wrote_it() -> None:
+    """After a SIGKILL it still says what was running; nothing of it was ever sent."""
+    board, descriptor = Board.create()
+    worker = subprocess.run(  # noqa: S603 - our own words
+        [sys.executable, "-c", WORKER, str(descriptor)],
+        pass_fds=(descriptor,),
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=60,
+        check=False,
+    )
+    os.close(descriptor)
+    assert -signal.SIGKILL == worker.returncode
+    assert ((7, 1000), (0, 0)) == board.running(4)
+
+
+def test_a_descriptor_is_not_inherited_by_chance() -> None:
+    """A program that a task starts does not get it."""
+    _, descriptor = Board.create()
+    assert not os.get_inheritable(descriptor)
+    os.close(descriptor)
+
+
+def test_boards_without_memfd_work_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have none on macOS; a file without a name does."""
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    board, descriptor = Board.create()
+    other = Board.attach(descriptor)
+    os.close(descriptor)
+    board.start(1, 2, 3)
+    assert ((2, 3),) == other.running(2)
+    other.close()
+    board.close()
+
+
+def test_a_board_may_be_closed_twice() -> None:
+    """It is gone then."""
+    board = Board()
+    board.close()
+    board.close()
+    with pytest.raises(ValueError, match="released"):
+        board.running(1)

@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from poolmagic.current import CurrentPool
     from poolmagic.errors import (
         InternalError,
         PayloadError,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
         WorkerLostError,
     )
     from poolmagic.magics import load_ipython_extension, unload_ipython_extension
-    from poolmagic.current import CurrentPool
     from poolmagic.pools import Pool
     from poolmagic.runs import Failure, Run
 
@@ -89,15 +89,12 @@ def __getattr__(name: str) -> Any:
 
 
 def _load(module: str) -> Any:
-    loaded: Any = importlib.import_module(f"poolmagic.{module}")
-    if module == "pools":
-        loaded.open_display = _open_display
-    return loaded
+    return importlib.import_module(f"poolmagic.{module}")
 
 
-def _open_display(progress: bool | None) -> Any:
-    """Let pools show progress without knowing how: that is above them."""
-    display = importlib.import_module("poolmagic.progress")
+def find_display(progress: bool | None) -> Any:
+    """Return what opens a display of progress, None if there should be none: pools show it without knowing how."""
+    display = _load("progress")
     return display.open_progress if display.wants_progress(progress) else None
 
 

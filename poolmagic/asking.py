@@ -155,6 +155,7 @@ class Asking:
 
     def step(self, timeout: float | None) -> bool:
         """Do the next thing there is to do; blocks at most `timeout` seconds for it. False if none came."""
+        __tracebackhide__ = True
         try:
             action, arguments = self._inbox.get(timeout=timeout) if timeout != 0 else self._inbox.get_nowait()
         except Empty:

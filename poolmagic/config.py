@@ -169,7 +169,7 @@ class PoolConfig:
         if number > processes * MAX_SLOTS:
             raise UsageError(f"concurrency={number}: use at most {MAX_SLOTS} for each worker")
         if row.is_green and concurrency is None:
-            note_once(f"a {row.name} pool of {number} (the number of CPUs); for I/O you want more, such as -c 100")
+            note_once(f"{row.name} with {number} at once, the number of CPUs; for I/O you want more, such as -c 100")
         if row.name == "eventlet":
             note_once(
                 "eventlet calls itself deprecated; it works here all the same, and gevent is its modern neighbour"

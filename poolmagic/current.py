@@ -98,4 +98,3 @@ def _stand_in() -> CurrentPool:
 
     stand_in: CurrentPool = pool
     return stand_in
-

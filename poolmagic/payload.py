@@ -34,6 +34,7 @@ __all__ = ["Codec", "Direct", "Pickled", "describe_value"]
 
 PROTOCOL: Final = 5
 _ATOMS: Final = frozenset({int, float, complex, bool, str, bytes, type(None)})
+_CACHED: Final = type(functools.lru_cache(len))
 _OWN_CODE: Final = str(Path(__file__).parent) + os.sep
 
 Broken = dict[int, BaseException]
@@ -81,7 +82,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     """cloudpickle's, and the functions of `functools.lru_cache` too: they arrive with an empty cache."""
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, functools._lru_cache_wrapper) and not _is_importable(value):
+        if isinstance(value, _CACHED) and not _is_importable(value):
             options = value.cache_parameters()
             return _cached, (options["maxsize"], options["typed"], value.__wrapped__)
         return super().reducer_override(value)

@@ -16,6 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+import poolmagic
 from poolmagic.asking import Engine, Work, next_number
 from poolmagic.config import PoolConfig, RunOptions, RunOptionsDict, check_function, count_option
 from poolmagic.core import events as ev
@@ -37,9 +38,6 @@ __all__ = ["Pool", "cell_pool", "live_pools", "set_session_pool"]
 _MAP_OPTIONS = ("on_error", "return_exceptions", "chunksize", "progress")
 _IMAP_OPTIONS = ("on_error", "return_exceptions", "chunksize", "buffersize")
 _numbers = itertools.count(1)
-
-open_display: Callable[[bool | None], Callable[[RunSnapshot], Display] | None] | None = None
-"""How progress is shown, set by the package's root: takes the option `progress`, returns what opens a display."""
 
 
 class Pool:
@@ -338,7 +336,8 @@ class Pool:
         return run.result()
 
     def _open_display(self, progress: bool | None) -> Callable[[RunSnapshot], Display] | None:
-        return None if open_display is None else open_display(progress)
+        found: Callable[[RunSnapshot], Display] | None = poolmagic.find_display(progress)
+        return found
 
     def _lazy(
         self,
@@ -356,5 +355,3 @@ class Pool:
         results = ResultIterator(engine, work, feed, ordered=ordered, with_index=with_index, pool=self)
         self._iterators.add(results)
         return results
-
-

@@ -377,10 +377,10 @@ class Run:
 
     def _first_failure(self) -> BaseException:
         error = self._failures[min(self._failures)].exception
-        left = "the others" if self._total is None else f"the other {self._total - self._done:,}"
+        left = "the rest" if self._total is None else f"the {self._total - self._done:,} others"
         annotate(
             error,
-            f"{self._done:,} items are done: see .results of the run, pool.last_run; its .resume() does {left}",
+            f"done so far: {self._done:,} items, see .results of the run, pool.last_run; its .resume() does {left}",
         )
         return error
 

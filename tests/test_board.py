@@ -60,7 +60,7 @@ def test_there_is_room_for_every_slot_that_a_worker_may_have() -> None:
 def test_a_board_outlives_the_worker_that_wrote_it() -> None:
     """After a SIGKILL it still says what was running; nothing of it was ever sent."""
     board, descriptor = Board.create()
-    worker = subprocess.run(  # noqa: S603 - our own words
+    worker = subprocess.run(
         [sys.executable, "-c", WORKER, str(descriptor)],
         pass_fds=(descriptor,),
         env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -135,7 +135,7 @@ def test_advice_comes_where_it_helps(capsys: pytest.CaptureFixture[str]) -> None
     PoolConfig.make("prefork")
     assert "" == capsys.readouterr().err
     PoolConfig.make("gevent")
-    assert "poolmagic: a gevent pool of 6" in capsys.readouterr().err
+    assert "poolmagic: gevent with 6 at once" in capsys.readouterr().err
     PoolConfig.make("eventlet", 100)
     assert "eventlet calls itself deprecated" in capsys.readouterr().err
 

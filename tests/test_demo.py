@@ -146,9 +146,7 @@ def test_the_site_ends_when_it_is_closed() -> None:
 def test_the_site_ends_when_its_process_is_killed() -> None:
     """The server sees the end of a process that could not tell it."""
     code = "import sys; from poolmagic.demo.server import Site; site = Site(); print(site.urls[0], flush=True); input()"
-    owner = subprocess.Popen(  # noqa: S603 - our own words
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
-    )
+    owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     with owner:
         assert owner.stdout is not None
         assert owner.stdout.readline().startswith(b"http://127.0.0.1:")
@@ -262,7 +260,7 @@ def test_the_demo_runs_all_four_pools_on_real_input() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "http_proxy": "http://127.0.0.1:9"}
     code = "import sys; from poolmagic.demo import main; sys.exit(main(['demo']))"
     started = time.perf_counter()
-    done = subprocess.run(  # noqa: S603 - our own words
+    done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment, check=False
     )
 

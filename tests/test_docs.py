@@ -70,7 +70,7 @@ def test_the_examples_of_a_page_work_as_it_says(page: Path, tmp_path: Path) -> N
     if not cells:
         return
     report = tmp_path / "report"
-    session = subprocess.run(  # noqa: S603 - our own words
+    session = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "docs_session.py"), str(report)],
         input=json.dumps([{"source": cell.source, "raises": cell.raises} for cell in cells]),
         env=os.environ | {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path / "ipython")},

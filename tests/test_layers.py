@@ -23,7 +23,7 @@ TOO_EARLY = {"asyncio", "concurrent.futures", "http.client", "requests", "ssl", 
 
 def modules_after(code: str) -> set[str]:
     """Run code in a fresh interpreter; return the names of the modules it has loaded."""
-    answer = subprocess.run(  # noqa: S603 - our own words
+    answer = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -44,7 +44,7 @@ def bare() -> set[str]:
 def test_no_module_imports_what_stands_above_it() -> None:
     """The contracts in pyproject.toml are kept."""
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as main; main()", "--no-cache"]
-    answer = subprocess.run(  # noqa: S603 - our own words
+    answer = subprocess.run(
         command,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},

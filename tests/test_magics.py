@@ -517,7 +517,7 @@ def test_loading_is_fast(tmp_path: Path) -> None:
     seconds = []
     for _ in range(6):  # the first one compiles; the best one is the one that nothing else disturbed
         command = [sys.executable, "-c", LOAD]
-        told = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()  # noqa: S603
+        told = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()
         seconds.append(float(told[0]))
         assert told[1:] == []
     assert min(seconds) < 0.1

@@ -48,7 +48,7 @@ def remote(function: Callable[..., Any], items: list[Any]) -> tuple[list[Any], l
     codec = Pickled()
     values, broken = codec.pack_values(items)
     assert {} == broken
-    answer = subprocess.run(  # noqa: S603 - our own words
+    answer = subprocess.run(
         [sys.executable, "-c", WORKER],
         input=pickle.dumps((codec.pack_function(function), values)),
         env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -138,7 +138,7 @@ def test_a_script_in_a_pipe(tmp_path: Path, options: str, shown: bool) -> None:
     """A script whose stderr is no terminal shows nothing unless it asks to, and never imports IPython for it."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    told = subprocess.run([sys.executable, script, options], capture_output=True, text=True, check=True)  # noqa: S603
+    told = subprocess.run([sys.executable, script, options], capture_output=True, text=True, check=True)
     assert told.stdout == "780\nFalse False\n"
     assert ("40/40" in told.stderr) is shown
     assert shown or told.stderr == ""

@@ -10,8 +10,7 @@ present phase changes nothing, and is safe to get: messages may come late or twi
 of a run is *ready* (queued), *assigned* (with one worker) or resolved, and `validate` checks that every position
 handed in is exactly one of these.
 
-Span arithmetic makes double and late messages harmless: a report counts only for positions that are assigned to the
-worker that sent it, and `Accept` says which those were.
+Span arithmetic makes double and late messages harmless: a report counts only for positions that its sender has.
 """
 
 from __future__ import annotations
@@ -257,7 +256,8 @@ class PoolState:
         worker.assigned.clear()
         for run in list(self.runs.values()):
             self._settle(run)
-        if self._stillborn >= STILLBORN_LIMIT * len(self.seats) and self.phase in (PoolPhase.RUNNING, PoolPhase.CLOSING):
+        given_up = self._stillborn >= STILLBORN_LIMIT * len(self.seats)
+        if given_up and self.phase in (PoolPhase.RUNNING, PoolPhase.CLOSING):
             self.phase = POOL_TRANSITIONS.get((self.phase, type(event)), self.phase)
             for run in list(self.runs.values()):
                 self._halt(run, ev.Verdict.BROKEN, kill=True)

@@ -39,7 +39,7 @@ def test_with_ends_the_workers(working_kind: str) -> None:
         pool.map(for_kind(working_kind, square), range(10))
 
     assert "closed" == pool.snapshot().state
-    assert before == children()
+    assert children() <= before  # warm workers of other tests may end meanwhile
 
 
 def test_close_finishes_what_there_is(working_kind: str, gate: Gate) -> None:
@@ -70,7 +70,7 @@ def test_terminate_ends_at_once(working_kind: str, gate: Gate) -> None:
 
     with pytest.raises(pm.RunCancelled):
         run.result(30)
-    assert before == children()
+    assert children() <= before
 
 
 def test_join_wants_a_closed_pool(kind: str, make_pool: MakePool) -> None:
@@ -95,7 +95,7 @@ def test_the_everyday_form_leaks_nothing(process_kind: str) -> None:
         assert [0, 1, 4] == pm.Pool(process_kind, 2).map(for_kind(process_kind, square), range(3))
 
     use()
-    before = children(), descriptors(), threading.active_count()
+    processes, *before = children(), descriptors(), threading.active_count()
     gc.disable()  # reference counts must do
     try:
         for _ in range(50):
@@ -103,14 +103,16 @@ def test_the_everyday_form_leaks_nothing(process_kind: str) -> None:
     finally:
         gc.enable()
 
-    assert before == (children(), descriptors(), threading.active_count())
+    # Warm workers of other tests may end meanwhile.
+    assert children() <= processes
+    assert all(now <= then for now, then in zip((descriptors(), threading.active_count()), before, strict=True))
 
 
 def test_workers_are_not_shared_when_the_surroundings_changed(
     process_kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """They see the environment, the directory and the path of the kernel as these are when the pool starts."""
-    look = for_kind(process_kind, lambda _: (os.environ.get("COLOUR"), os.getcwd(), sys.path[0]))
+    look = for_kind(process_kind, lambda _: (os.environ.get("COLOUR"), str(Path.cwd()), sys.path[0]))
     pm.Pool(process_kind, 1).map(look, [0])
     monkeypatch.setenv("COLOUR", "green")
     monkeypatch.chdir(tmp_path)
@@ -137,9 +139,7 @@ def test_restart_gives_new_workers(process_kind: str, make_pool: MakePool, monke
 
 
 @pytest.mark.parametrize("change", [1, -1, 3])
-def test_grow_and_shrink_change_how_many_run(
-    working_kind: str, change: int, make_pool: MakePool, gate: Gate
-) -> None:
+def test_grow_and_shrink_change_how_many_run(working_kind: str, change: int, make_pool: MakePool, gate: Gate) -> None:
     """From the next tasks on; at least one stays."""
     pool = make_pool(working_kind, 2)
     pool.map(for_kind(working_kind, square), range(4))

@@ -209,14 +209,14 @@ def test_an_argument_that_cannot_be_pickled_fails_its_item_alone(process_kind: s
     assert "cannot pickle" in str(results[1].exception)
 
 
-@pytest.mark.parametrize("bad", ["lock", "unloadable"])
+@pytest.mark.parametrize("bad", ["generator", "unloadable"])
 def test_a_result_that_cannot_travel_fails_its_item_alone(process_kind: str, bad: str, make_pool: MakePool) -> None:
     """Whether it cannot be pickled there or unpickled here."""
 
     def task(x: int) -> Any:
         if x != 5:
             return x
-        return threading.Lock() if bad == "lock" else Unloadable()
+        return (item for item in ()) if bad == "generator" else Unloadable()
 
     results = make_pool(process_kind).map(for_kind(process_kind, task), range(10), on_error="return")
 

@@ -210,7 +210,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
     log = home / "lab.log"
     with log.open("wb") as out:
-        server = subprocess.Popen(  # noqa: S603 - a fixed command
+        server = subprocess.Popen(
             [*command, *(f"--{name}={value}" for name, value in options.items())], env=env, stdout=out, stderr=out
         )
     try:

@@ -138,7 +138,8 @@ class Asking:
         filled: list[Span] = []
         broken: dict[int, BaseException] = {}
         while len(filled) < workers and not self._feed.exhausted and (room := self._room(size)):
-            pulled = self._feed.pull(room)
+            with self.interrupts.open():
+                pulled = self._feed.pull(room)
             broken |= pulled.broken
             if pulled.span is not None:
                 filled.append(pulled.span)

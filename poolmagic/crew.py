@@ -122,6 +122,7 @@ class Crew:
         """Replace the workers by such as a new launcher starts."""
         self._launchers.append(make_launcher(self._loop, self))
         self.handle(ev.Restart())
+        self._close_old_launchers()
 
     def handle(self, event: ev.Event) -> None:
         """Apply an event and carry out what follows from it. A bug ends the crew, not the supervisor."""
@@ -175,15 +176,20 @@ class Crew:
         self._exits[worker] = exitcode
         self.handle(ev.WorkerExited(worker, self._links[worker].board.running(self._slots_of(worker))))
         del self._links[worker]
-        self._launchers = self._launchers[-1:] if not self._has_old_workers() else self._launchers
+        self._close_old_launchers()
 
     def _slots_of(self, worker: int) -> int:
         book = self._state.workers.get(worker)
         return book.most_slots if book is not None else 0
 
-    def _has_old_workers(self) -> bool:
+    def _close_old_launchers(self) -> None:
+        """After a restart, let go of the launchers whose workers have ended."""
         old = (WorkerPhase.DRAINING, WorkerPhase.STOPPING)
-        return any(book.phase in old for book in self._state.workers.values())
+        if not any(book.phase in old for book in self._state.workers.values()):
+            *outdated, newest = self._launchers
+            self._launchers = [newest]
+            for launcher in outdated:
+                launcher.close()
 
     # Commands ------------------------------------------------------------------------------------------------------
 

@@ -301,6 +301,8 @@ class ResultIterator(Iterator[Any]):
         if self._state == "running":
             self._asking.halt(ev.Verdict.CANCELLED, kill=True)
         self._state = "over"
+        self._ready.clear()
+        self._arrived.clear()
 
     def __del__(self) -> None:
         if getattr(self, "_state", "over") == "new":

@@ -38,10 +38,13 @@ class Interrupts:
                 signal.signal(signal.SIGINT, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        before, self._before = self._before, None
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+        held_back, self._count = self._count, 0
+        if before is not None and held_back and kind is None:
+            before(signal.SIGINT, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._count += 1

@@ -154,7 +154,7 @@ def _are_plain(values: list[Any]) -> bool:
 
 
 class Pickled:
-    """The codec of workers that are processes. Its methods may run the user's pickling code, and nothing else of his."""
+    """The codec of workers that are processes. Its methods may run the user's pickling code, and no other of his."""
 
     def pack_function(self, function: Callable[..., Any]) -> bytes:
         """Return the pickled function with the sources of the cells that it was written in."""

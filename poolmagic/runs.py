@@ -349,7 +349,8 @@ class Run:
 
     def _interrupt(self, asking: Asking | InlineAsking, stop: KeyboardInterrupt) -> None:
         """Stop dispatching, give what runs a moment, then stop it; a second interrupt stops it at once."""
-        if self.done():
+        if self.done():  # it came when all was done
+            stop.run = self  # type: ignore[attr-defined]
             return
         try:
             asking.halt(Verdict.CANCELLED, kill=False)
@@ -377,7 +378,7 @@ class Run:
 
     def _first_failure(self) -> BaseException:
         error = self._failures[min(self._failures)].exception
-        left = "the rest" if self._total is None else f"the {self._total - self._done:,} others"
+        left = "the rest" if self._total is None else f"the rest, {self._total - self._done:,}"
         annotate(
             error,
             f"done so far: {self._done:,} items, see .results of the run, pool.last_run; its .resume() does {left}",

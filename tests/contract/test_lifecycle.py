@@ -134,8 +134,21 @@ def test_restart_gives_new_workers(process_kind: str, make_pool: MakePool, monke
     assert before != after
     assert "red" == colour
     wait_until(lambda: not psutil.pid_exists(before), "the old worker has ended")
-    pool.terminate()
+    pool.close()
     pool.join(30)
+
+
+def test_restarts_leave_nothing_behind(process_kind: str) -> None:
+    """No helper process of an earlier set of workers."""
+    processes = children()
+    with pm.Pool(process_kind, 2) as pool:
+        pool.map(for_kind(process_kind, square), range(4))
+        one = len(children() - processes)
+        for _ in range(3):
+            pool.restart()
+            assert [0, 1, 4, 9] == pool.map(for_kind(process_kind, square), range(4))
+        wait_until(lambda: len(children() - processes) == one, "only the last set of workers is there")
+    assert children() <= processes
 
 
 @pytest.mark.parametrize("change", [1, -1, 3])

@@ -1,0 +1,78 @@
+"""Interrupts are held back while something is in hand, and never lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from poolmagic.interrupts import Interrupts
+
+
+def test_an_interrupt_is_held_back_and_raised_at_the_next_check() -> None:
+    """It only wakes whoever waits."""
+    woken: list[bool] = []
+    interrupts = Interrupts(lambda: woken.append(True))
+
+    with interrupts:
+        signal.raise_signal(signal.SIGINT)
+        assert [True] == woken
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+        interrupts.check()
+
+
+def test_a_second_interrupt_is_raised_at_once() -> None:
+    """Whoever presses twice means it."""
+    with Interrupts(lambda: None):
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_that_nobody_asked_for_is_raised_at_the_end() -> None:
+    """It is not lost."""
+    after = False
+    with pytest.raises(KeyboardInterrupt), Interrupts(lambda: None):
+        signal.raise_signal(signal.SIGINT)
+        after = True
+
+    assert after
+
+
+def test_interrupts_strike_where_they_are_let_through() -> None:
+    """In the user's own code; one that was held back before that strikes first."""
+    interrupts = Interrupts(lambda: None)
+    with interrupts:
+        with pytest.raises(KeyboardInterrupt), interrupts.open():
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), interrupts.open():
+            raise AssertionError("the one from before was not raised")
+
+
+def test_the_handler_of_before_is_put_back() -> None:
+    """Whatever it was."""
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts(lambda: None):
+        assert signal.getsignal(signal.SIGINT) is not before
+
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_other_threads_have_no_interrupts() -> None:
+    """Signals reach the main thread alone."""
+    before = signal.getsignal(signal.SIGINT)
+    found: list[object] = []
+
+    def use() -> None:
+        with Interrupts(lambda: None) as interrupts:
+            found.append(signal.getsignal(signal.SIGINT))
+            interrupts.check()
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+
+    assert [before] == found

@@ -33,12 +33,16 @@ def test_a_second_interrupt_is_raised_at_once() -> None:
 
 def test_an_interrupt_that_nobody_asked_for_is_raised_at_the_end() -> None:
     """It is not lost."""
-    after = False
-    with pytest.raises(KeyboardInterrupt), Interrupts(lambda: None):
-        signal.raise_signal(signal.SIGINT)
-        after = True
+    after: list[bool] = []
 
-    assert after
+    def work() -> None:
+        with Interrupts(lambda: None):
+            signal.raise_signal(signal.SIGINT)
+            after.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert [True] == after
 
 
 def test_interrupts_strike_where_they_are_let_through() -> None:

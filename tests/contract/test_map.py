@@ -216,7 +216,7 @@ def test_a_result_that_cannot_travel_fails_its_item_alone(process_kind: str, bad
     def task(x: int) -> Any:
         if x != 5:
             return x
-        return (item for item in ()) if bad == "generator" else Unloadable()
+        return (number for number in range(3)) if bad == "generator" else Unloadable()
 
     results = make_pool(process_kind).map(for_kind(process_kind, task), range(10), on_error="return")
 

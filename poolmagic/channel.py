@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 
+from poolmagic.errors import WireError
 from poolmagic.messages import Message
 from poolmagic.wire import Decoder, encode
 
@@ -69,8 +70,7 @@ class Channel:
     def read(self) -> tuple[list[Message], bool]:
         """Return the messages that have arrived, and whether the stream goes on; never blocks.
 
-        Raises:
-            WireError: The peer does not speak the protocol.
+        It does not go on for a peer that stops speaking the protocol: nothing after that can be trusted.
         """
         messages: list[Message] = []
         while True:
@@ -82,7 +82,10 @@ class Channel:
                 return messages, False
             if not data:
                 return messages, False
-            messages += self._decoder.feed(data)
+            try:
+                messages += self._decoder.feed(data)
+            except WireError:
+                return messages, False
             if len(data) < READ_SIZE:  # most likely all; if not, the selector says so again
                 return messages, True
 

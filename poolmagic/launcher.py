@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol, cast
 from poolmagic.board import Board
 from poolmagic.channel import Channel
 from poolmagic.config import PoolConfig
-from poolmagic.errors import UsageError, WireError
+from poolmagic.errors import UsageError
 from poolmagic.messages import Fork, Forked, Gone, Message
 
 __all__ = ["Launcher", "Link", "Loop", "Reports", "Surroundings", "check_platform", "explain_exit", "process_launcher"]
@@ -147,9 +147,9 @@ def process_launcher(config: PoolConfig, surroundings: Surroundings, loop: Loop,
     return _ExecLauncher(config.kind.name, surroundings, loop, reports)
 
 
-def check_platform(config: PoolConfig) -> None:
-    """Refuse what this system cannot do; raises `UsageError`."""
-    if os.name == "nt" and config.kind.start in ("fork", "exec"):
+def check_platform(config: PoolConfig, system: str = os.name) -> None:
+    """Refuse what a system, as `os.name` calls it, cannot do; raises `UsageError`."""
+    if system == "nt" and config.kind.start in ("fork", "exec"):
         raise UsageError(f"a {config.kind.name} pool needs the processes of Linux or macOS: use WSL, or 'threads'")
 
 
@@ -196,10 +196,7 @@ class _ProcessLink:
                 os.kill(self.pid, signal.SIGKILL)
 
     def _read(self) -> None:
-        try:
-            messages, goes_on = self._channel.read()
-        except WireError:
-            messages, goes_on = [], False
+        messages, goes_on = self._channel.read()
         for message in messages:
             self._reports.received(self._worker, message)
         if not goes_on:
@@ -342,10 +339,7 @@ class _ZygoteLink:
         self._channel.send(Fork(worker, slots), [link.theirs.fileno(), link.board_descriptor])
 
     def _read(self) -> None:
-        try:
-            messages, goes_on = self._channel.read()
-        except WireError:
-            messages, goes_on = [], False
+        messages, goes_on = self._channel.read()
         for message in messages:
             if isinstance(message, Forked) and message.worker in self._links:
                 self._links[message.worker].release()

@@ -40,7 +40,7 @@ layers: $(VENV)/.test ## check who imports whom
 	$(BIN)/lint-imports
 
 clean: ## remove the environments, caches and the built site
-	rm -rf .venv .venv-* docs/_build docs/notebooks build dist
+	rm -rf .venv .venv-* docs/_build docs/jupyter_execute docs/notebooks build dist
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find poolmagic tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 

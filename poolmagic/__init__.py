@@ -29,16 +29,17 @@ if TYPE_CHECKING:
         WireError,
         WorkerLostError,
     )
+    from poolmagic.failure import Failure
     from poolmagic.magics import load_ipython_extension, unload_ipython_extension
     from poolmagic.pools import Pool
-    from poolmagic.runs import Failure, Run
+    from poolmagic.runs import Run
 
     pool: CurrentPool
 
 __version__ = "0.1.0"
 
 _PLACES = {
-    "Failure": "runs",
+    "Failure": "failure",
     "InternalError": "errors",
     "PayloadError": "errors",
     "Pool": "pools",

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any
 
 from poolmagic.core.spans import SpanSet
+from poolmagic.errors import UsageError
 from poolmagic.messages import Span
 from poolmagic.payload import Broken, Codec
 
@@ -77,6 +78,7 @@ class Feed:
         self._starts: list[int] = []
         self.pulled = 0
         self._kept: list[Any] = []
+        self._interrupted = False
         self.error: Exception | None = None
         self.exhausted = False
 
@@ -99,7 +101,12 @@ class Feed:
         stop = self.pulled = start + len(items)
         if not items:
             return Pulled(None, {}, self.exhausted)
-        payload, broken = self._codec.pack_values(items)
+        try:
+            payload, broken = self._codec.pack_values(items)
+        except BaseException:  # an interrupt in the user's pickling code
+            self.pulled, self.exhausted = start, False
+            self._kept = items[max(0, len(self._leftover) - start) :] + self._kept
+            raise
         positions = SpanSet()
         positions.add((start, stop))
         with self._lock:
@@ -110,6 +117,7 @@ class Feed:
     def _take(self, size: int) -> list[Any]:
         """Take at most so many items off the iterator, and note its end."""
         taken, self._kept = self._kept[:size], self._kept[size:]
+        kept = len(taken)
         if len(taken) >= size:
             return taken
         if self.error is not None:  # from before the run was resumed
@@ -122,9 +130,15 @@ class Feed:
             self.exhausted = True
         except BaseException:
             self._kept = taken + self._kept
+            self._interrupted = True
             raise
         else:
             self.exhausted = len(taken) < size
+            if self.exhausted and len(taken) == kept and self._interrupted:
+                # A generator in which an interrupt struck is at its end, though its items are not.
+                what = "the input was interrupted while it made an item, and ended: what should come after is missing"
+                self.error = UsageError(what)
+            self._interrupted = False
         return taken
 
     def payload(self, position: int) -> tuple[int, Any]:
@@ -180,5 +194,5 @@ class Feed:
         left = None if self.total is None else max(0, self.total - max(self.pulled, len(self._leftover)))
         index = self._first_index + pulled_of_items
         rest = Feed(self._items, left, self._codec, sorted(leftover, key=lambda one: one[0]), index)
-        rest._kept, rest.error = self._kept, self.error
+        rest._kept, rest.error, rest._interrupted = self._kept, self.error, self._interrupted
         return rest

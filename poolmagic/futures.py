@@ -23,11 +23,11 @@ from typing import Any, Final
 from poolmagic.asking import Asking, Engine, Work
 from poolmagic.core import events as ev
 from poolmagic.errors import PayloadError, PoolMagicError, RunCancelled, UnconsumedWarning, annotate
+from poolmagic.failure import Failure
 from poolmagic.feed import Feed
 from poolmagic.inline import InlineAsking
 from poolmagic.messages import Done, Output, Span
 from poolmagic.payload import describe_value
-from poolmagic.runs import Failure
 
 __all__ = ["ResultIterator", "TaskFuture"]
 
@@ -82,7 +82,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self._context = contextvars.copy_context()
         self._dispatched = False
         self._open: Callable[[], None] | None = None
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()  # a callback may ask for the future, or cancel it
 
     # For everybody -------------------------------------------------------------------------------------------------
 

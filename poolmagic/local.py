@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Final
 
 from poolmagic.board import Board
 from poolmagic.launcher import Loop, Reports
 from poolmagic.messages import Batch, Hello, Message, Stop
 from poolmagic.payload import Direct
 from poolmagic.worker.slots import ThreadSlots
-from poolmagic.worker.tasks import Worker
+from poolmagic.worker.tasks import TICK, Worker
 
 __all__ = ["LocalLauncher"]
-
-TICK: Final = 0.1
-"""Seconds after which finished items are handed back even if the tasks after them go on."""
 
 
 class LocalLauncher:

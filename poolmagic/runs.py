@@ -13,19 +13,19 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
 from poolmagic.asking import Asking, Engine, Work
 from poolmagic.core.events import Verdict
 from poolmagic.errors import InternalError, RunCancelled, UsageError, annotate
+from poolmagic.failure import Failure
 from poolmagic.feed import Feed
 from poolmagic.inline import InlineAsking
 from poolmagic.payload import describe_value
 from poolmagic.snapshot import RunSnapshot, run_line
 
-__all__ = ["Display", "Failure", "Run"]
+__all__ = ["Display", "Run"]
 
 TICK: Final = 0.1
 """Seconds between two looks at a run that is shown or awaited: ten times a second looks live and costs nothing."""
@@ -48,30 +48,6 @@ class Display(Protocol):
     def close(self, snapshot: RunSnapshot) -> None:
         """Show this for good."""
         ...
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An item that has no result. It is false, so that ``filter(None, results)`` and ``if result`` do what one means.
-
-    Attributes:
-        index: Its place in the input, from 0.
-        item: The item itself.
-        exception: What its task raised, with the remote traceback, or what kept the task from running.
-        worker: Who ran it.
-    """
-
-    index: int
-    item: Any
-    exception: BaseException
-    worker: str
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __repr__(self) -> str:
-        text = describe_value(self.exception)
-        return f"<Failure of item {self.index} ({describe_value(self.item, 40)}): {text}>"
 
 
 class Run:
@@ -98,6 +74,7 @@ class Run:
         self._values: list[Any] = [] if feed.total is None else [_MISSING] * feed.total
         self._failures: dict[int, Failure] = {}
         self._done = 0
+        self._earlier = 0
         self._state = "running"
         self._error: BaseException | None = None
         self._started = time.monotonic()
@@ -181,6 +158,7 @@ class Run:
             elapsed,
             busy,
             slots,
+            self._earlier,
         )
 
     def resume(self, f: Callable[..., Any] | None = None, *, progress: bool | None = None) -> list[Any]:
@@ -199,8 +177,10 @@ class Run:
         __tracebackhide__ = True
         if not self.done():
             raise UsageError("the run goes on: wait for it or cancel it before you resume it")
-        pool = self._busy_pool = self.pool
+        pool = self.pool
         self._engine, self._work = pool._work_again(self._work, f)
+        self._busy_pool = pool
+        self._earlier = self._done
         final = [] if self._work.options.fail_fast else [(failure.index, failure.item) for failure in self.failures]
         for index in self._failures:
             self._values[index : index + 1] = [_MISSING]
@@ -349,20 +329,31 @@ class Run:
 
     def _interrupt(self, asking: Asking | InlineAsking, stop: KeyboardInterrupt) -> None:
         """Stop dispatching, give what runs a moment, then stop it; a second interrupt stops it at once."""
+        stop.run = self  # type: ignore[attr-defined]
         if self.done():  # it came when all was done
-            stop.run = self  # type: ignore[attr-defined]
             return
         try:
-            asking.halt(Verdict.CANCELLED, kill=False)
-            self._finish_by(asking, time.monotonic() + GRACE)
+            with asking.interrupts:
+                asking.halt(Verdict.CANCELLED, kill=False)
+                self._finish_by(asking, time.monotonic() + GRACE)
+        except KeyboardInterrupt as again:
+            again.run = self  # type: ignore[attr-defined]
+            raise
         finally:
-            if asking.verdict is None:
-                asking.halt(Verdict.CANCELLED, kill=True)
+            try:
+                self._stop_what_runs(asking)
+            finally:
+                self._end("interrupted", stop)
+
+    def _stop_what_runs(self, asking: Asking | InlineAsking) -> None:
+        if asking.verdict is None:
+            asking.halt(Verdict.CANCELLED, kill=True)
+            with asking.interrupts:
                 self._finish_by(asking, time.monotonic() + GRACE / 4)
-            self._end("interrupted", stop)
 
     def _finish_by(self, asking: Asking | InlineAsking, deadline: float) -> None:
         while asking.verdict is None and (left := deadline - time.monotonic()) > 0:
+            asking.interrupts.check()
             asking.step(left)
 
     def _conclude(self, asking: Asking | InlineAsking) -> None:

@@ -22,6 +22,7 @@ class RunSnapshot:
         elapsed: Seconds since it began, or that it took.
         busy: Slots that run something.
         slots: Slots that there are.
+        earlier: Items that were done before the run was resumed.
     """
 
     id: int
@@ -34,11 +35,12 @@ class RunSnapshot:
     elapsed: float
     busy: int
     slots: int
+    earlier: int = 0
 
     @property
     def rate(self) -> float:
         """Items per second so far."""
-        return (self.done + self.failed) / self.elapsed if self.elapsed > 0 else 0.0
+        return (self.done + self.failed - self.earlier) / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
     def eta(self) -> float | None:

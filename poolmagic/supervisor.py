@@ -89,6 +89,7 @@ class Supervisor:
             crew = parked.pop()
             if crew.is_reusable:
                 return crew
+            crew.handle(ev.Close())
         crew = Crew(make_state(), make_launcher, self, key)
         self._crews = {one for one in self._crews if not one.finished.is_set()} | {crew}
         return crew

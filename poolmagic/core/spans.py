@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Iterator
 
 from poolmagic.messages import Span
 
-__all__ = ["SpanSet"]
+__all__ = ["SpanSet", "split"]
 
 
 class SpanSet:
@@ -57,3 +58,10 @@ class SpanSet:
             self.count -= high - low
             place += len(rest)
         return removed
+
+
+def split(span: Span, parts: int) -> list[Span]:
+    """Return a span as at most so many spans of nearly equal length."""
+    start, stop = span
+    cuts = sorted({start + (stop - start) * part // parts for part in range(parts + 1)})
+    return list(itertools.pairwise(cuts))

@@ -15,7 +15,6 @@ Span arithmetic makes double and late messages harmless: a report counts only fo
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -23,7 +22,7 @@ from poolmagic.core import events as ev
 from poolmagic.core.batching import Sizer
 from poolmagic.core.books import PoolPhase, RunBook, RunPhase, WorkerBook, WorkerPhase
 from poolmagic.core.scheduling import schedule
-from poolmagic.core.spans import SpanSet
+from poolmagic.core.spans import SpanSet, split
 from poolmagic.messages import Span
 
 __all__ = ["POOL_TRANSITIONS", "RUN_TRANSITIONS", "WORKER_TRANSITIONS", "PoolState"]
@@ -34,6 +33,7 @@ POOL_TRANSITIONS: Final = {
     (PoolPhase.RUNNING, ev.WorkerExited): PoolPhase.BROKEN,  # the last of several that died at their start
     (PoolPhase.BROKEN, ev.Close): PoolPhase.CLOSING,
     (PoolPhase.BROKEN, ev.Terminate): PoolPhase.TERMINATING,
+    (PoolPhase.BROKEN, ev.Restart): PoolPhase.RUNNING,
     (PoolPhase.CLOSING, ev.Terminate): PoolPhase.TERMINATING,
     (PoolPhase.CLOSING, ev.Finish): PoolPhase.CLOSED,
     (PoolPhase.TERMINATING, ev.Finish): PoolPhase.CLOSED,
@@ -187,8 +187,10 @@ class PoolState:
             return
         run.phase = RUN_TRANSITIONS[run.phase, ev.Settle]
         del self.runs[run.id]
-        for worker in run.introduced & self.workers.keys():
-            self._do(ev.Drop(worker, run.id))
+        for worker in self.workers.values():
+            worker.asked_back.discard(run.id)
+            if worker.id in run.introduced:
+                self._do(ev.Drop(worker.id, run.id))
         self._do(ev.Settle(run.id, run.verdict))
 
     # Workers -------------------------------------------------------------------------------------------------------
@@ -226,7 +228,7 @@ class PoolState:
         worker.asked_back.discard(run.id)
         # In equal parts: the worker that gave them back will soon be free, too.
         parts = max(1, sum(one.phase is WorkerPhase.READY for one in self.workers.values()))
-        self._requeue(run, [part for span in worker.take(run.id, event.spans) for part in _split(span, parts)])
+        self._requeue(run, [part for span in worker.take(run.id, event.spans) for part in split(span, parts)])
         if run.kill and self._cancels == "worker" and run.id in worker.assigned:
             self._do(ev.KillWorker(worker.id))  # what it did not give back it has begun
         self._settle(run)
@@ -242,7 +244,8 @@ class PoolState:
         worker = self.workers.pop(event.worker, None)
         if worker is None:
             return
-        self._stillborn += not worker.done and not worker.doomed and worker.phase in _ALIVE
+        in_vain = worker.phase is WorkerPhase.STARTING or bool(worker.assigned)
+        self._stillborn += in_vain and not worker.done and not worker.doomed
         self._move(worker, event)
         for run_id, position in event.running:
             run = self.runs.get(run_id)
@@ -316,6 +319,8 @@ class PoolState:
                 self._do(ev.ResizeWorker(worker.id, worker.slots))
 
     def _on_restart(self, event: ev.Restart) -> None:
+        self.phase = POOL_TRANSITIONS.get((self.phase, type(event)), self.phase)
+        self._stillborn = 0
         for worker in self.workers.values():
             self._move(worker, event)
 
@@ -374,13 +379,6 @@ class PoolState:
             assert worker.phase is not WorkerPhase.EXITED
         alive = [worker.seat for worker in self.workers.values() if worker.phase in _ALIVE]
         assert len(alive) == len(set(alive)), "two workers in one seat"
-
-
-def _split(span: Span, parts: int) -> list[Span]:
-    """Return a span as at most so many spans of nearly equal length."""
-    start, stop = span
-    cuts = sorted({start + (stop - start) * part // parts for part in range(parts + 1)})
-    return list(itertools.pairwise(cuts))
 
 
 _HANDLERS: Final[dict[type, Callable[[PoolState, Any], None]]] = {

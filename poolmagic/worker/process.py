@@ -21,12 +21,10 @@ from poolmagic.wire import Decoder, encode
 from poolmagic.worker.native import POLLIN, poll, socket, start_new_thread
 from poolmagic.worker.output import TaskStream
 from poolmagic.worker.slots import SlotRunner
-from poolmagic.worker.tasks import Worker
+from poolmagic.worker.tasks import TICK, Worker
 
 __all__ = ["make_runner", "run_worker"]
 
-TICK: Final = 100
-"""Milliseconds after which finished items are handed back even if the task after them goes on."""
 READ_SIZE: Final = 1 << 18
 
 
@@ -91,8 +89,10 @@ def _control(connection: socket, worker: Worker) -> None:
         poller.register(connection.fileno(), POLLIN)
         decoder = Decoder()
         while True:
-            if not poller.poll(TICK if worker.active else None):
+            ready = poller.poll(1000 * TICK if worker.active else None)
+            if worker.is_due:
                 worker.flush()
+            if not ready:
                 continue
             data = connection.recv(READ_SIZE)
             if not data:

@@ -95,6 +95,7 @@ class ThreadSlots:
         self._work = threading.Condition()
         self._alive: set[int] = set()
         self._running: dict[int, _Running] = {}
+        self._due: Callable[[], None] | None = None
         self._worker: Worker | None = None
 
     def serve(self, worker: Worker) -> None:
@@ -124,12 +125,14 @@ class ThreadSlots:
             except TaskCancelled as error:  # it came just before or just after the user's own code
                 self._leave(slot)
                 worker.fail(task, error)
+            self._flush_if_due()
 
     def _next(self, worker: Worker, slot: int) -> Task | None:
         """Wait for the next task; None if the thread is to end."""
         task = worker.next() if slot < self._slots else None
         if task is None:
             worker.idle(slot)
+            self._flush_if_due()
             with self._work:
                 while slot < self._slots and (task := worker.next()) is None and not worker.stopping:
                     self._work.wait()
@@ -145,8 +148,14 @@ class ThreadSlots:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(running.thread), None)
 
     def defer(self, flush: Callable[[], None]) -> None:
-        """Flush at once: handing over is only a function call here."""
-        flush()
+        """Flush once this thread is out of its task: a cancel that strikes in the middle of a flush would lose it."""
+        self._due = flush
+
+    def _flush_if_due(self) -> None:
+        # Two threads may both see the same request, or one the other's: a flush takes all that is finished by then.
+        due, self._due = self._due, None
+        if due is not None:
+            due()
 
     def cancel(self, run: int | None) -> None:
         """Throw `TaskCancelled` into the threads that run tasks of a run (None: any). It acts in Python code only."""

@@ -34,10 +34,13 @@ from poolmagic.payload import Codec, Load
 from poolmagic.worker.native import allocate_lock, perf_counter
 from poolmagic.worker.slots import SlotRunner
 
-__all__ = ["Task", "Worker", "current"]
+__all__ = ["TICK", "Task", "Worker", "current"]
 
 FLUSH_SECONDS: Final = 0.02
 """After so long a busy worker hands back what is finished: well below the 0.1 s in which a person sees a stutter."""
+
+TICK: Final = 0.1
+"""Seconds after which finished items are handed back even if the task after them goes on."""
 
 current: ContextVar[tuple[int, int] | None] = ContextVar("poolmagic_current", default=None)
 """The (run, position) of the task that this thread, green thread or coroutine runs."""
@@ -151,6 +154,11 @@ class Worker:
         """Whether there may be something to flush before long."""
         return bool(self._batches)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether finished items have waited for long enough."""
+        return self.active and perf_counter() - self._since > TICK
+
     def receive(self, message: Message) -> None:
         """Take one message of the supervisor; does not run the user's code and does not block."""
         match message:
@@ -181,8 +189,9 @@ class Worker:
                 raise PayloadError(f"a worker cannot do anything with a {type(message).__name__}")
 
     def _give_back(self, run: int) -> None:
+        self.flush()  # or what is finished would look like something that was begun
         positions = [position for batch in list(self._batches) if batch.run == run for position, _ in list(batch.tasks)]
-        self.send(Returned(run, _spans(positions)))  # even if it is nothing: somebody waits for the answer
+        self.send(Returned(run, _spans(sorted(positions))))  # even if it is nothing: somebody waits for the answer
 
     def send(self, message: Message) -> None:
         """Send one message; blocks only while another thread of this worker sends."""

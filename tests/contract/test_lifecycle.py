@@ -164,7 +164,8 @@ def test_grow_and_shrink_change_how_many_run(working_kind: str, change: int, mak
 
     gate.wait_for(2 + change)
     wait_until(lambda: pool.snapshot().busy == 2 + change, "all slots are busy")
-    assert 2 + change == pool.snapshot().slots == pool.config.concurrency
+    wait_until(lambda: pool.snapshot().slots == 2 + change, "workers that are not needed have ended")
+    assert 2 + change == pool.config.concurrency
     assert 2 + change == len(gate.arrived)
     gate.open()
     assert list(range(20)) == run.result(30)

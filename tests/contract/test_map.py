@@ -248,3 +248,15 @@ def test_nothing_is_pickled_for_threads(make_pool: MakePool) -> None:
 
     assert all(result is item for result, item in zip(results, items, strict=True))
     assert 3 == len(seen)
+
+
+def test_a_callback_may_cancel_the_future_that_it_is_called_for(working_kind: str, make_pool: MakePool) -> None:
+    """And all the others."""
+    pool = make_pool(working_kind, 1)
+    futures = [pool.submit(for_kind(working_kind, square), n) for n in range(6)]
+    for future in futures:
+        future.add_done_callback(lambda _: [one.cancel() for one in futures])
+
+    futures[5].cancel()
+
+    assert not concurrent.futures.wait(futures, 30).not_done

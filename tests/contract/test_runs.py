@@ -224,3 +224,83 @@ def test_resuming_a_run_that_goes_on_is_refused(working_kind: str, make_pool: Ma
         run.resume()
     gate.open()
     assert [0, 1, 2] == run.result(30)
+
+
+def test_two_interrupts_carry_the_run_too(working_kind: str, make_pool: MakePool, gate: Gate) -> None:
+    """The second stops what runs at once; nothing finished is lost."""
+    pool = make_pool(working_kind, 2)
+    wait = gated(working_kind, gate.port)
+
+    def interrupt() -> None:
+        gate.wait_for(2)
+        for _ in range(2):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        pool.map(wait, range(6), chunksize=1)
+    gate.open()
+
+    run: pm.Run = caught.value.run  # type: ignore[attr-defined]
+    wait_until(lambda: pool.snapshot().busy == 0, "what was interrupted has ended")
+    assert list(range(6)) == run.resume()
+
+
+class SlowToPickle:
+    """Takes its time, in Python code."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[type[SlowToPickle], tuple[int]]:
+        if self.number == 3 and not SlowToPickle.interrupted:
+            SlowToPickle.interrupted = True
+            signal.raise_signal(signal.SIGINT)
+        return SlowToPickle, (self.number,)
+
+    interrupted = False
+
+
+def test_an_interrupt_while_items_are_pickled_loses_none(make_pool: MakePool) -> None:
+    """They are pickled again when the run is resumed."""
+    pool = make_pool("prefork", 2)
+    SlowToPickle.interrupted = False
+    with pytest.raises(KeyboardInterrupt) as caught:
+        pool.map(lambda item: item.number, [SlowToPickle(number) for number in range(12)])
+
+    run: pm.Run = caught.value.run  # type: ignore[attr-defined]
+    assert list(range(12)) == run.resume()
+
+
+def test_an_interrupt_inside_of_a_generator_is_not_taken_for_its_end(kind: str, make_pool: MakePool) -> None:
+    """What it would have given is missing, and that is said."""
+
+    def items() -> Iterator[int]:
+        for number in range(30):
+            if number == 10:
+                signal.raise_signal(signal.SIGINT)
+            yield number
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        make_pool(kind).map(for_kind(kind, square), items())
+
+    run: pm.Run = caught.value.run  # type: ignore[attr-defined]
+    with pytest.raises(pm.UsageError, match="interrupted while it made an item"):
+        run.resume()
+    assert {number: number * number for number in range(10)} == run.results
+
+
+def test_restart_revives_a_pool_whose_workers_could_not_start(
+    process_kind: str, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the cause is gone; before that the map ends with a clear error instead of hanging."""
+    pool = make_pool(process_kind, 1)
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    with pytest.raises(pm.WorkerLostError, match="die as soon as they start"):
+        pool.map(for_kind(process_kind, square), range(5))
+    assert "broken" == pool.snapshot().state
+    monkeypatch.delenv("PYTHONHOME")
+
+    pool.restart()
+
+    assert [4] == pool.map(for_kind(process_kind, square), [2])

@@ -15,8 +15,7 @@ from poolmagic.core import events as ev
 from poolmagic.core.batching import GROWTH, TARGET, Sizer
 from poolmagic.core.state import PoolState
 from poolmagic.testing import spans_of
-from poolmagic.worker.process import TICK
-from poolmagic.worker.tasks import FLUSH_SECONDS
+from poolmagic.worker.tasks import FLUSH_SECONDS, TICK
 
 # The sizer ---------------------------------------------------------------------------------------------------------
 
@@ -124,8 +123,8 @@ class Process:
         seconds = self.simulation.durations[run][position]
         self.busy += seconds
         self.simulation.after(seconds, self.finish, run, position)
-        if seconds > TICK / 1000:
-            self.simulation.after(TICK / 1000, self.flush)
+        if seconds > TICK:
+            self.simulation.after(TICK, self.flush)
 
     def finish(self, run: int, position: int) -> None:
         self.finished.append((run, position))

@@ -227,3 +227,27 @@ def test_resize_forget_and_stop_are_passed_on(bench: Bench) -> None:
 
     assert ["resize 3", "stop"] == bench.slots.told
     assert bench.worker.stopping
+
+
+def test_what_is_given_back_is_told_whatever_its_order() -> None:
+    """Batches that were queued again come before others."""
+    bench = Bench()
+    bench.introduce(1, lambda x: x)
+    for position in (5, 9, 7):
+        bench.batch(1, [0], start=position, first=position)
+    bench.worker.receive(Withdraw(1))
+
+    assert [Returned(1, ((5, 6), (7, 8), (9, 10)))] == bench.sent
+
+
+def test_what_is_finished_is_reported_before_the_rest_is_given_back() -> None:
+    """Or it would look like something that was begun."""
+    bench = Bench()
+    bench.introduce(1, lambda x: x)
+    bench.batch(1, [0, 1, 2])
+    bench.run(2)
+    bench.worker.receive(Withdraw(1))
+
+    done, returned = bench.sent
+    assert isinstance(done, Done)
+    assert (((0, 2),), ((2, 3),)) == (done.spans, returned.spans if isinstance(returned, Returned) else None)

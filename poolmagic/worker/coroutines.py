@@ -79,17 +79,18 @@ class CoroutineSlots:
     def _pump(self) -> None:
         """Start coroutines for waiting tasks; end the loop when it is time."""
         assert self._worker is not None
-        while self._free and self._worker.active:
+        while self._free and self._worker.has_batches:
             slot = self._free.pop()
             task = self._worker.next()
             if task is None:
                 self._free.append(slot)
+                self.defer(self._worker.flush)  # nothing more is coming: what is finished should not wait
                 break
             # One coroutine object for each task: a cancel can then never strike the task that comes after it.
             coroutine = self._loop.create_task(self._run(slot, task))
             coroutine.add_done_callback(partial(self._over, slot, task))
             self._running[slot] = (coroutine, task.run)
-        if self._worker.stopping and not self._running and not self._worker.active:
+        if self._worker.stopping and not self._running and not self._worker.has_batches:
             self._worker.flush()
             self._loop.stop()
 

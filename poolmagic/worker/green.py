@@ -251,11 +251,12 @@ class GreenSlots:
         if self._slots != self._wanted:
             self._slots = self._wanted
             self._free = [number for number in range(self._slots - 1, -1, -1) if number not in self._busy]
-        while self._free and self._worker.active:
+        while self._free and self._worker.has_batches:
             number = self._free.pop()
             task = self._worker.next()
             if task is None:
                 self._free.append(number)
+                self.defer(self._worker.flush)  # nothing more is coming: what is finished should not wait
                 break
             slot = self._busy[number] = _Slot(number, task)
             slot.greenlet = self._hub.spawn(self._serve, slot)
@@ -296,6 +297,6 @@ class GreenSlots:
 
     def _end_if_idle(self) -> None:
         worker = self._worker
-        if worker is not None and worker.stopping and not self._busy and not worker.active:
+        if worker is not None and worker.stopping and not self._busy and not worker.has_batches:
             worker.flush()
             self._hub.end()

@@ -150,9 +150,14 @@ class Worker:
     # Control thread ------------------------------------------------------------------------------------------------
 
     @property
-    def active(self) -> bool:
-        """Whether there may be something to flush before long."""
+    def has_batches(self) -> bool:
+        """Whether there may be tasks that have not started."""
         return bool(self._batches)
+
+    @property
+    def active(self) -> bool:
+        """Whether there is something to flush, or may be before long."""
+        return bool(self._batches) or any(out.done or out.failed for out in list(self._outboxes.values()))
 
     @property
     def is_due(self) -> bool:

@@ -164,6 +164,19 @@ def test_what_has_not_started_is_given_back_and_never_runs(bench: Bench) -> None
     assert not bench.worker.active
 
 
+def test_a_worker_with_unreported_outcomes_is_active() -> None:
+    """Or nobody would hand them back while its other slots are busy."""
+    bench = Bench()
+    bench.introduce(1, lambda x: x)
+    bench.batch(1, [0])
+    bench.run()
+
+    assert not bench.worker.has_batches
+    assert bench.worker.active
+    bench.worker.flush()
+    assert not bench.worker.active
+
+
 def test_a_cancel_reaches_the_slots(bench: Bench) -> None:
     """After what has not started was given back."""
     bench.introduce(1, lambda x: x)

@@ -28,7 +28,7 @@ def test_making_a_pool_starts_nothing(kind: str) -> None:
     before = children()
     pool = pm.Pool(kind)
 
-    assert before == children()
+    assert children() <= before  # warm workers of other tests may end meanwhile
     assert ("new", ()) == (pool.snapshot().state, pool.snapshot().workers)
 
 

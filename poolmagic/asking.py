@@ -27,7 +27,7 @@ from poolmagic.interrupts import Interrupts
 from poolmagic.messages import Done, Output, Span
 from poolmagic.payload import Codec
 
-__all__ = ["Asking", "Engine", "Sink", "Work", "next_number"]
+__all__ = ["Asking", "Engine", "Sink", "Work", "next_number", "print_output"]
 
 _numbers = itertools.count()
 
@@ -121,7 +121,7 @@ class Asking:
 
     def output(self, message: Output) -> None:
         """Take what a task printed."""
-        self._inbox.put((_print, (message,)))
+        self._inbox.put((print_output, (message,)))
 
     def settle(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
         """Take the end of the run."""
@@ -253,7 +253,7 @@ def _nothing() -> None:
     """Do nothing, but let `step` return."""
 
 
-def _print(message: Output) -> None:
+def print_output(message: Output) -> None:
     """Print what a task printed: in the asking thread, whose output belongs to the cell that started the run."""
     stream = sys.stdout if message.stream == "stdout" else sys.stderr
     try:

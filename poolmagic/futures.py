@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextvars
 import os
-import sys
 import threading
 import time
 import warnings
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any, Final
 
-from poolmagic.asking import Asking, Engine, Work
+from poolmagic.asking import Asking, Engine, Work, print_output
 from poolmagic.core import events as ev
 from poolmagic.errors import PayloadError, PoolMagicError, RunCancelled, UnconsumedWarning, annotate
 from poolmagic.failure import Failure
@@ -156,8 +155,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def output(self, message: Output) -> None:
         """Take what the task printed."""
-        stream = sys.stdout if message.stream == "stdout" else sys.stderr
-        _callbacks.call(lambda: self._context.copy().run(stream.write, message.text))
+        _callbacks.call(lambda: self._context.copy().run(print_output, message))
 
     def settle(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
         """Take the end, which matters only if there was no outcome."""

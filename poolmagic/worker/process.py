@@ -20,7 +20,7 @@ from poolmagic.payload import Pickled
 from poolmagic.wire import Decoder, encode
 from poolmagic.worker.native import POLLIN, poll, socket, start_new_thread
 from poolmagic.worker.output import TaskStream
-from poolmagic.worker.slots import SlotRunner
+from poolmagic.worker.slots import InlineSlots, SlotRunner
 from poolmagic.worker.tasks import TICK, Worker
 
 __all__ = ["make_runner", "run_worker"]
@@ -31,8 +31,6 @@ READ_SIZE: Final = 1 << 18
 def make_runner(kind: str, slots: int) -> SlotRunner:
     """Return the slots of a worker of this kind; imports what they need, for green ones after monkey-patching."""
     if kind == "prefork":
-        from poolmagic.worker.slots import InlineSlots
-
         return InlineSlots()
     if kind == "asyncio":
         from importlib import import_module

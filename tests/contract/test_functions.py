@@ -98,12 +98,9 @@ print("all right")
 '''
 
 
-def test_whatever_a_cell_can_define_can_be_mapped(kind: str, tmp_path: Path) -> None:
-    """With the same results as the builtin `map`, the same types, the same members of enums."""
-    script = tmp_path / "cells.py"
-    script.write_text(SCRIPT)
-
-    done = subprocess.run(
+def run(script: Path, kind: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in an interpreter of its own, with the kind as its argument."""
+    return subprocess.run(
         [sys.executable, str(script), kind],
         capture_output=True,
         text=True,
@@ -111,6 +108,14 @@ def test_whatever_a_cell_can_define_can_be_mapped(kind: str, tmp_path: Path) -> 
         check=False,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
+
+
+def test_whatever_a_cell_can_define_can_be_mapped(kind: str, tmp_path: Path) -> None:
+    """With the same results as the builtin `map`, the same types, the same members of enums."""
+    script = tmp_path / "cells.py"
+    script.write_text(SCRIPT)
+
+    done = run(script, kind)
 
     assert "all right\n" == done.stdout, done.stderr
 
@@ -132,14 +137,7 @@ pm.Pool(sys.argv[1]).map(say_async if sys.argv[1] == "asyncio" else say, [7])
 """
     )
 
-    done = subprocess.run(
-        [sys.executable, str(script), kind],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
+    done = run(script, kind)
 
     assert 0 == done.returncode, done.stderr
     assert "hello 7\nno end 7" == done.stdout

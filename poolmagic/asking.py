@@ -13,7 +13,7 @@ import itertools
 import math
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -60,7 +60,7 @@ class Engine(Protocol):
 class Sink(Protocol):
     """Where outcomes go; called in the asking thread."""
 
-    def succeeded(self, indices: list[int] | range, values: list[Any]) -> None:
+    def succeeded(self, indices: list[int] | range, values: Sequence[Any]) -> None:
         """Take the values of items."""
         ...
 
@@ -198,8 +198,7 @@ class Asking:
     def _take_outcomes(self, message: Done, spans: tuple[Span, ...], failed: tuple[int, ...], worker: str) -> None:
         """Unpack a report. What the books did not accept of it is left out."""
         codec = self._engine.codec
-        packed, records = codec.split(message.payload)
-        values, load = codec.open_values(packed)
+        values, load, records = codec.open_values(message.payload)
         offset = 0
         for start, stop in message.spans:
             part = values[offset : offset + stop - start]
@@ -211,7 +210,7 @@ class Asking:
             if position in accepted:
                 self._take_failure(position, codec.load_error(record), worker)
 
-    def _take_values(self, start: int, values: list[Any], load: Callable[[Any], Any] | None, worker: str) -> None:
+    def _take_values(self, start: int, values: Sequence[Any], load: Callable[[Any], Any] | None, worker: str) -> None:
         """Keep the values of a span; one that cannot be loaded here fails alone."""
         if load is None:
             self._put(start, values)
@@ -229,7 +228,7 @@ class Asking:
                     self.halt(ev.Verdict.FAILED, kill=False)
         self._put(start + len(values) - len(loaded), loaded)
 
-    def _put(self, start: int, values: list[Any]) -> None:
+    def _put(self, start: int, values: Sequence[Any]) -> None:
         if values:
             span = (start, start + len(values))
             self._sink.succeeded(self._feed.indices(span), values)

@@ -15,7 +15,7 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -136,11 +136,10 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
         def unpack() -> None:
             codec = self._engine.codec
-            packed, records = codec.split(message.payload)
+            values, load, records = codec.open_values(message.payload)
             if failed:
                 self._exception = self._noted(codec.load_error(records[0]), worker)
                 return
-            values, load = codec.open_values(packed)
             try:
                 self._result = values[0] if load is None else load(values[0])
             except Exception as error:
@@ -312,7 +311,7 @@ class ResultIterator(Iterator[Any]):
 
     # For the asking side -------------------------------------------------------------------------------------------
 
-    def succeeded(self, indices: list[int] | range, values: list[Any]) -> None:
+    def succeeded(self, indices: list[int] | range, values: Sequence[Any]) -> None:
         """Take values."""
         self._ready.update(zip(indices, values, strict=True))
         self._largest = max(self._largest, len(values))
@@ -349,7 +348,7 @@ class _WeakSink:
     def __init__(self, results: ResultIterator) -> None:
         self._results = weakref.ref(results)
 
-    def succeeded(self, indices: list[int] | range, values: list[Any]) -> None:
+    def succeeded(self, indices: list[int] | range, values: Sequence[Any]) -> None:
         """Hand values on."""
         if (results := self._results()) is not None:
             results.succeeded(indices, values)

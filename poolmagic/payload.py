@@ -20,7 +20,7 @@ import reprlib
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -40,6 +40,8 @@ _OWN_CODE: Final = str(Path(__file__).parent) + os.sep
 Broken = dict[int, BaseException]
 """Which values of a list could not be packed (by offset), and why."""
 Load = Callable[[Any], Any]
+Opened = tuple[Sequence[Any], Load | None, Sequence[Any]]
+"""Entries, what must be called on each of them to get the value (None: they are it), and packed errors."""
 
 
 class Codec(Protocol):
@@ -53,20 +55,12 @@ class Codec(Protocol):
         """Return the function; runs the user's code."""
         ...
 
-    def pack_values(self, values: list[Any]) -> tuple[Any, Broken]:
-        """Return the payload of a list, and what of it is broken."""
+    def pack_values(self, values: Sequence[Any], errors: Sequence[Any] = ()) -> tuple[Any, Broken]:
+        """Return the payload of a list and of packed errors, and what of the list is broken."""
         ...
 
-    def open_values(self, payload: Any) -> tuple[list[Any], Load | None]:
-        """Return a list, and what must be called on each of its entries to get the value (None: they are it)."""
-        ...
-
-    def join(self, values: Any, errors: list[Any]) -> Any:
-        """Return packed values and packed errors as one payload."""
-        ...
-
-    def split(self, payload: Any) -> tuple[Any, list[Any]]:
-        """Undo `join`."""
+    def open_values(self, payload: Any) -> Opened:
+        """Return what a payload holds; runs none of the user's code."""
         ...
 
     def pack_error(self, error: BaseException) -> Any:
@@ -147,7 +141,7 @@ def _dumps(value: Any, pickler: type[_Pickler] = _Pickler) -> bytes:
     return stream.getvalue()
 
 
-def _are_plain(values: list[Any]) -> bool:
+def _are_plain(values: Sequence[Any]) -> bool:
     """Whether all values, or all members of all tuples, are exactly numbers or strings: safe as one pickle."""
     kinds = set(map(type, values))
     return kinds <= _ATOMS or (kinds == {tuple} and set(map(type, itertools.chain.from_iterable(values))) <= _ATOMS)
@@ -173,10 +167,10 @@ class Pickled:
         loaded: Callable[..., Any] = pickle.loads(body)
         return loaded
 
-    def pack_values(self, values: list[Any]) -> tuple[bytes, Broken]:
+    def pack_values(self, values: Sequence[Any], errors: Sequence[bytes] = ()) -> tuple[bytes, Broken]:
         """Return a list as one payload; broken values are left out of it and returned with their errors."""
         if _are_plain(values):
-            return pickle.dumps((True, values), PROTOCOL), {}
+            return pickle.dumps((True, values, errors), PROTOCOL), {}
         broken: Broken = {}
         pieces = []
         for offset, value in enumerate(values):
@@ -185,21 +179,12 @@ class Pickled:
             except Exception as error:
                 broken[offset] = PayloadError(f"cannot pickle {describe_value(value)}: {error}")
                 pieces.append(b"")
-        return pickle.dumps((False, pieces), PROTOCOL), broken
+        return pickle.dumps((False, pieces, errors), PROTOCOL), broken
 
-    def open_values(self, payload: bytes) -> tuple[list[Any], Load | None]:
+    def open_values(self, payload: bytes) -> Opened:
         """Return the list; its entries are loaded one by one, so that one that cannot be fails alone."""
-        plain, values = pickle.loads(payload)
-        return values, None if plain else pickle.loads
-
-    def join(self, values: bytes, errors: list[bytes]) -> bytes:
-        """Return packed values and packed errors as one payload."""
-        return pickle.dumps((values, errors), PROTOCOL)
-
-    def split(self, payload: bytes) -> tuple[bytes, list[bytes]]:
-        """Undo `join`."""
-        values, errors = pickle.loads(payload)
-        return values, errors
+        plain, values, errors = pickle.loads(payload)
+        return values, None if plain else pickle.loads, errors
 
     def pack_error(self, error: BaseException) -> bytes:
         """Return a record of plain data: the pickled exception, if it survives that, its frames and its text."""
@@ -221,21 +206,16 @@ class Direct:
         """Return the function itself."""
         return payload
 
-    def pack_values(self, values: list[Any]) -> tuple[list[Any], Broken]:
-        """Return the list itself."""
-        return values, {}
+    def pack_values(
+        self, values: Sequence[Any], errors: Sequence[BaseException] = ()
+    ) -> tuple[tuple[Sequence[Any], Sequence[BaseException]], Broken]:
+        """Return both lists themselves."""
+        return (values, errors), {}
 
-    def open_values(self, payload: list[Any]) -> tuple[list[Any], Load | None]:
-        """Return the list itself."""
-        return payload, None
-
-    def join(self, values: list[Any], errors: list[BaseException]) -> tuple[list[Any], list[BaseException]]:
-        """Return both."""
-        return values, errors
-
-    def split(self, payload: tuple[list[Any], list[BaseException]]) -> tuple[list[Any], list[BaseException]]:
-        """Return both."""
-        return payload
+    def open_values(self, payload: tuple[Sequence[Any], Sequence[BaseException]]) -> Opened:
+        """Return the lists themselves."""
+        values, errors = payload
+        return values, None, errors
 
     def pack_error(self, error: BaseException) -> BaseException:
         """Return the exception without poolmagic's frames; one that would end the kernel becomes a `RemoteError`."""

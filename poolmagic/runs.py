@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Protocol
@@ -249,7 +249,7 @@ class Run:
 
     # For the asking thread -----------------------------------------------------------------------------------------
 
-    def succeeded(self, indices: list[int] | range, values: list[Any]) -> None:
+    def succeeded(self, indices: list[int] | range, values: Sequence[Any]) -> None:
         """Keep values."""
         self._make_room(indices[-1])
         if isinstance(indices, range):

@@ -28,18 +28,18 @@ from poolmagic.payload import Pickled
 codec = Pickled()
 function, values = pickle.load(sys.stdin.buffer)
 call = codec.load_function(function)
-items, load = codec.open_values(values)
+items, load, _ = codec.open_values(values)
 done, errors = [], []
 for item in items:
     try:
         done.append(call(item if load is None else load(item)))
     except BaseException as error:
         errors.append(codec.pack_error(error))
-packed, broken = codec.pack_values(done)
+packed, broken = codec.pack_values(done, errors)
 if broken:
     errors += [codec.pack_error(error) for error in broken.values()]
-    packed, _ = codec.pack_values([value for offset, value in enumerate(done) if offset not in broken])
-sys.stdout.buffer.write(codec.join(packed, errors))
+    packed, _ = codec.pack_values([value for offset, value in enumerate(done) if offset not in broken], errors)
+pickle.dump(packed, sys.stdout.buffer)
 """
 
 
@@ -57,8 +57,7 @@ def remote(function: Callable[..., Any], items: list[Any]) -> tuple[list[Any], l
         check=False,
     )
     assert b"" == answer.stderr
-    packed, errors = codec.split(answer.stdout)
-    found, load = codec.open_values(packed)
+    found, load, errors = codec.open_values(pickle.loads(answer.stdout))
     return [value if load is None else load(value) for value in found], [codec.load_error(one) for one in errors]
 
 
@@ -318,7 +317,7 @@ def test_a_value_that_cannot_be_pickled_fails_alone() -> None:
     packed, broken = codec.pack_values(["a", Stubborn("pickle"), ["b"]])
     assert [1] == list(broken)
     assert "cannot pickle Stubborn('pickle'): not me" == str(broken[1])
-    entries, load = codec.open_values(packed)
+    entries, load, _ = codec.open_values(packed)
     assert load is not None
     assert ["a", ["b"]] == [load(entries[0]), load(entries[2])]
 
@@ -328,7 +327,7 @@ def test_a_value_that_cannot_be_unpickled_fails_alone() -> None:
     codec = Pickled()
     packed, broken = codec.pack_values([["a"], Stubborn("arrival"), ["b"]])
     assert {} == broken
-    entries, load = codec.open_values(packed)
+    entries, load, _ = codec.open_values(packed)
     assert load is not None
     assert [["a"], ["b"]] == [load(entries[0]), load(entries[2])]
     with pytest.raises(LookupError, match="not at arrival"):
@@ -359,16 +358,17 @@ def test_numbers_and_strings_are_one_pickle(values: list[Any], plain: bool) -> N
     codec = Pickled()
     packed, broken = codec.pack_values(values)
     assert {} == broken
-    entries, load = codec.open_values(packed)
+    entries, load, _ = codec.open_values(packed)
     assert plain is (load is None)
     assert values == (entries if load is None else [load(entry) for entry in entries])
 
 
-def test_values_and_errors_are_joined_and_split() -> None:
-    """They are one payload on the wire."""
-    pickled, direct, errors = Pickled(), Direct(), [ValueError()]
-    assert (b"values", [b"error"]) == pickled.split(pickled.join(b"values", [b"error"]))
-    assert ([1, 2], errors) == direct.split(direct.join([1, 2], list[BaseException](errors)))
+def test_values_travel_with_packed_errors() -> None:
+    """In one payload, with either codec."""
+    for codec in (Pickled(), Direct()):
+        records = [codec.pack_error(ValueError("x"))]
+        payload, _ = codec.pack_values([1, 2], records)  # type: ignore[arg-type]  # each takes what it gave
+        assert ([1, 2], None, records) == codec.open_values(payload)  # type: ignore[arg-type]
 
 
 # Exceptions --------------------------------------------------------------------------------------------------------
@@ -606,7 +606,7 @@ def test_nothing_is_copied_for_a_worker_in_the_kernel() -> None:
     values = [threading.Lock(), object()]
     packed, broken = codec.pack_values(values)
     assert {} == broken
-    assert (values, None) == codec.open_values(packed)
+    assert (values, None, ()) == codec.open_values(packed)
     error = WithLock("x")
     assert error is codec.load_error(codec.pack_error(error))
 

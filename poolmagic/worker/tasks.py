@@ -94,7 +94,7 @@ class _Batch:
     __slots__ = ("call", "load", "out", "run", "tasks")
 
     def __init__(self, message: Batch, codec: Codec, call: _Call, out: _Outbox) -> None:
-        items, self.load = codec.open_values(message.payload)
+        items, self.load, _ = codec.open_values(message.payload)
         wanted = items[message.first - message.start : message.stop - message.start]
         self.run = message.run
         self.tasks: Iterator[tuple[int, Any]] = zip(range(message.first, message.stop), wanted, strict=False)
@@ -283,16 +283,15 @@ class Worker:
 
     def _outcomes(self, run: int, done: list[tuple[int, Any]], failed: list[tuple[int, Any]], seconds: float) -> Done:
         done.sort(key=_position)
-        values, broken = self._codec.pack_values([value for _, value in done])
         positions = [position for position, _ in done]
+        payload, broken = self._codec.pack_values([value for _, value in done], [record for _, record in failed])
         if broken:
             failed += [(positions[offset], self._pack_error(error)) for offset, error in broken.items()]
             positions = [position for offset, position in enumerate(positions) if offset not in broken]
-            values, _ = self._codec.pack_values(
-                [value for offset, (_, value) in enumerate(done) if offset not in broken]
+            payload, _ = self._codec.pack_values(
+                [value for offset, (_, value) in enumerate(done) if offset not in broken],
+                [record for _, record in failed],
             )
-        errors = [record for _, record in failed]
-        payload = self._codec.join(values, errors)
         return Done(run, _spans(positions), tuple(position for position, _ in failed), seconds, payload)
 
 

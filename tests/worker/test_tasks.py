@@ -73,8 +73,7 @@ class Bench:
         errors: dict[int, BaseException] = {}
         for done in self.sent:
             if isinstance(done, Done):
-                packed, records = self.codec.split(done.payload)
-                raw, load = self.codec.open_values(packed)
+                raw, load, records = self.codec.open_values(done.payload)
                 positions = [position for start, stop in done.spans for position in range(start, stop)]
                 values |= {
                     position: value if load is None else load(value)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from poolmagic.magics import load_ipython_extension, unload_ipython_extension
     from poolmagic.pools import Pool
     from poolmagic.runs import Run
+    from poolmagic.sharing import Shared, share
 
     pool: CurrentPool
 
@@ -47,6 +48,7 @@ _PLACES = {
     "RemoteError": "errors",
     "Run": "runs",
     "RunCancelled": "errors",
+    "Shared": "sharing",
     "TaskCancelled": "errors",
     "TaskError": "errors",
     "UnconsumedWarning": "errors",
@@ -54,6 +56,7 @@ _PLACES = {
     "WireError": "errors",
     "WorkerLostError": "errors",
     "load_ipython_extension": "magics",
+    "share": "sharing",
     "unload_ipython_extension": "magics",
 }
 
@@ -66,6 +69,7 @@ __all__ = [
     "RemoteError",
     "Run",
     "RunCancelled",
+    "Shared",
     "TaskCancelled",
     "TaskError",
     "UnconsumedWarning",
@@ -74,6 +78,7 @@ __all__ = [
     "WorkerLostError",
     "load_ipython_extension",
     "pool",
+    "share",
     "unload_ipython_extension",
 ]
 

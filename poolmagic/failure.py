@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from poolmagic.payload import describe_value
+from poolmagic.describe import describe_value
 
 __all__ = ["Failure"]
 

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from poolmagic.core.spans import SpanSet
 from poolmagic.errors import UsageError
 from poolmagic.messages import Span
-from poolmagic.payload import Broken, Codec
+from poolmagic.payload import Broken, Codec, weigh
 
 __all__ = ["Feed", "Pulled"]
+
+HEAVIEST: Final = 64 << 20
+"""Bytes that a batch should have at most: two of them for each worker are on their way, in memory that is not free."""
 
 
 @dataclass(slots=True)
@@ -29,7 +32,7 @@ class _Chunk:
     """A batch as it was packed; `open` are its positions without an outcome."""
 
     start: int
-    items: list[Any]
+    items: Sequence[Any]
     payload: Any
     open: SpanSet
 
@@ -53,7 +56,7 @@ class Feed:
         error: What the user's iterator raised.
 
     Args:
-        items: The user's iterator.
+        items: The user's iterator; a range is not iterated over but cut.
         total: Its length where that is known.
         codec: How items are packed.
         leftover: Items with their indices that come before those of `items`.
@@ -62,7 +65,7 @@ class Feed:
 
     def __init__(
         self,
-        items: Iterator[Any],
+        items: Iterator[Any] | range,
         total: int | None,
         codec: Codec,
         leftover: list[tuple[int, Any]] | None = None,
@@ -78,6 +81,7 @@ class Feed:
         self._starts: list[int] = []
         self.pulled = 0
         self._kept: list[Any] = []
+        self._weight = 0.0
         self._interrupted = False
         self.error: Exception | None = None
         self.exhausted = False
@@ -91,13 +95,15 @@ class Feed:
             KeyboardInterrupt: And its like; nothing that the iterator gave is lost.
         """
         start = self.pulled
-        items = [item for _, item in self._leftover[start : start + size]]
+        items: Sequence[Any] = [item for _, item in self._leftover[start : start + size]]
         # The length that the input claims may be wrong; one item more is the only way to know without a round trip.
-        items += self._take(size - len(items) + (start + size == self.total))
+        taken = self._take(size - len(items) + (start + size == self.total))
+        items = [*items, *taken] if items else taken
         if self.total is not None and start + len(items) > self.total:
             self.total = None
-        self._kept = items[size:] + self._kept
-        del items[size:]
+        if len(items) > size:
+            self._kept = [*items[size:], *self._kept]
+            items = items[:size]
         stop = self.pulled = start + len(items)
         if not items:
             return Pulled(None, {}, self.exhausted)
@@ -105,8 +111,9 @@ class Feed:
             payload, broken = self._codec.pack_values(items)
         except BaseException:  # an interrupt in the user's pickling code
             self.pulled, self.exhausted = start, False
-            self._kept = items[max(0, len(self._leftover) - start) :] + self._kept
+            self._kept = [*items[max(0, len(self._leftover) - start) :], *self._kept]
             raise
+        self._weight = weigh(payload) / len(items)
         positions = SpanSet()
         positions.add((start, stop))
         with self._lock:
@@ -114,7 +121,11 @@ class Feed:
             self._chunks[start] = _Chunk(start, items, payload, positions)
         return Pulled((start, stop), {start + offset: error for offset, error in broken.items()}, self.exhausted)
 
-    def _take(self, size: int) -> list[Any]:
+    def limit(self, size: int) -> int:
+        """Return how many of `size` items make a batch that is not too heavy, as far as the last one tells."""
+        return max(1, min(size, int(HEAVIEST / self._weight))) if self._weight else size
+
+    def _take(self, size: int) -> Sequence[Any]:
         """Take at most so many items off the iterator, and note its end."""
         taken, self._kept = self._kept[:size], self._kept[size:]
         kept = len(taken)
@@ -123,7 +134,12 @@ class Feed:
         if self.error is not None:  # from before the run was resumed
             self.exhausted = True
             return taken
+        if isinstance(self._items, range) and not taken:
+            piece, self._items = self._items[:size], self._items[size:]
+            self.exhausted = len(piece) < size
+            return piece
         try:
+            self._items = iter(self._items)
             taken.extend(islice(self._items, size - len(taken)))
         except Exception as error:
             self.error = error
@@ -150,6 +166,11 @@ class Feed:
         """Return an item that has no outcome yet."""
         chunk = self._chunk(position)
         return chunk.items[position - chunk.start]
+
+    def items(self, start: int, stop: int) -> Sequence[Any]:
+        """Return items of one batch that have no outcome yet."""
+        chunk = self._chunk(start)
+        return chunk.items[start - chunk.start : stop - chunk.start]
 
     def _chunk(self, position: int) -> _Chunk:
         with self._lock:

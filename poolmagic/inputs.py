@@ -13,8 +13,8 @@ from poolmagic.errors import UsageError
 __all__ = ["name_of", "read"]
 
 
-def read(iterables: tuple[Iterable[Any], ...]) -> tuple[Iterator[Any], int | None]:
-    """Return an iterator of the items, and how many they claim to be, where they do; reads none.
+def read(iterables: tuple[Iterable[Any], ...]) -> tuple[Iterator[Any] | range, int | None]:
+    """Return an iterator of the items, or a range as it is, and how many they claim to be; reads none.
 
     Raises:
         UsageError: There is nothing to iterate over.
@@ -25,6 +25,8 @@ def read(iterables: tuple[Iterable[Any], ...]) -> tuple[Iterator[Any], int | Non
     for iterable in given:
         if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
             raise UsageError(f"cannot iterate over {type(iterable).__name__}: {iterable!r:.80}")
+    if len(given) == 1 and type(given[0]) is range:  # its batches are ranges, too
+        return given[0], len(given[0])
     lengths = [_length_of(iterable) for iterable in iterables]
     known = [length for length in lengths if length is not None]
     items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)

@@ -51,6 +51,7 @@ class Supervisor:
         self._ringer.setblocking(False)
         self._selector.register(self._bell, selectors.EVENT_READ, None)
         self._watched: dict[Channel, Callable[[], None]] = {}
+        self._unwritten: list[Channel] = []
         self._deadlines: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._crews: set[Crew] = set()
@@ -116,6 +117,10 @@ class Supervisor:
         """Call `ready` whenever the channel can be read; what is backed up in it is written as it can be."""
         self._watched[channel] = ready
         self._selector.register(channel, selectors.EVENT_READ, channel)
+        channel.wake = self._will_write
+
+    def _will_write(self, channel: Channel) -> None:
+        self._unwritten.append(channel)
 
     def unwatch(self, channel: Channel) -> None:
         """Undo `watch`. Calling it twice equals once."""
@@ -124,10 +129,7 @@ class Supervisor:
 
     def _loop(self) -> None:
         while True:
-            for channel in self._watched:
-                interest = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.is_backed_up else 0)
-                if self._selector.get_key(channel).events != interest:
-                    self._selector.modify(channel, interest, channel)
+            self._write()
             timeout = max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
             for key, mask in self._selector.select(timeout):
                 if key.data is None:
@@ -140,9 +142,19 @@ class Supervisor:
             while self._deadlines and self._deadlines[0][0] <= time.monotonic():
                 self._guard(heapq.heappop(self._deadlines)[2])
 
+    def _write(self) -> None:
+        """Write what was sent in this turn: once for each channel, however many messages there are for it."""
+        channels, self._unwritten = self._unwritten, []
+        for channel in channels:
+            channel.write()
+            if channel.is_backed_up and channel in self._watched:
+                self._selector.modify(channel, selectors.EVENT_READ | selectors.EVENT_WRITE, channel)
+
     def _serve(self, channel: Channel, mask: int) -> None:
         if mask & selectors.EVENT_WRITE:
             channel.write()
+            if not channel.is_backed_up:
+                self._selector.modify(channel, selectors.EVENT_READ, channel)
         if mask & selectors.EVENT_READ:
             self._guard(self._watched[channel])
 

@@ -27,7 +27,7 @@ def test_messages_arrive_in_order(pair: tuple[Channel, socket.socket]) -> None:
     """Whatever the pieces in which they come."""
     channel, theirs = pair
     sent: list[Message] = [Hello(1), Done(2, ((0, 3),), (4,), 0.5, b"payload"), Hello(3)]
-    stream = b"".join(piece for message in sent for piece in encode(message))
+    stream = b"".join(piece for message in sent for piece in encode(message)[0])
     received: list[Message] = []
     for byte in stream:
         theirs.send(bytes([byte]))
@@ -75,7 +75,7 @@ def test_descriptors_travel_with_their_message(pair: tuple[Channel, socket.socke
 def test_a_peer_that_is_gone_or_mad_ends_the_stream(pair: tuple[Channel, socket.socket], end: str) -> None:
     """What came before that is kept."""
     channel, theirs = pair
-    theirs.sendall(b"".join(encode(Hello(1))))
+    theirs.sendall(b"".join(encode(Hello(1))[0]))
     messages, _ = channel.read()
     if end == "closed":
         theirs.close()

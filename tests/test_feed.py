@@ -43,7 +43,7 @@ def test_items_come_in_batches_of_what_was_asked_for() -> None:
         feed.pull(2) for _ in range(3)
     ]
     assert feed.exhausted
-    assert (2, ["c", "d"]) == feed.payload(3)
+    assert (2, (["c", "d"], ())) == feed.payload(3)
     assert "d" == feed.item(3)
 
 
@@ -155,7 +155,7 @@ def test_a_batch_is_kept_until_its_last_item_has_its_outcome() -> None:
         feed.pull(2)
     feed.resolve((1, 4))
     assert "a" == feed.item(0)
-    assert (4, ["e", "f"]) == feed.payload(5)
+    assert (4, (["e", "f"], ())) == feed.payload(5)
     assert [0, 4] == feed._starts
     feed.resolve((0, 1))
     feed.resolve((4, 6))
@@ -227,8 +227,8 @@ def test_every_item_is_resolved_under_its_own_index(
         elif what == "resolve" and pulled:
             position = pulled.pop(pick % len(pulled))
             assert 100 + feed.index(position) == feed.item(position)
-            start, payload = feed.payload(position)
-            assert feed.item(position) == payload[position - start]
+            start, (items, _) = feed.payload(position)
+            assert feed.item(position) == items[position - start]
             left.remove(feed.index(position))
             feed.resolve((position, position + 1))
         elif what == "rest":

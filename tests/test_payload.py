@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 
+from poolmagic.describe import describe_value
 from poolmagic.errors import PayloadError, RemoteError
-from poolmagic.payload import Direct, Pickled, describe_value, find_culprit
+from poolmagic.payload import Direct, Pickled
+from poolmagic.picklers import find_culprit
 
 ROOT = Path(__file__).parent.parent
 WORKER = """

@@ -36,6 +36,8 @@ STRATEGIES: dict[type[ms.Message], st.SearchStrategy[ms.Message]] = {
     ms.Fork: st.builds(ms.Fork, ints, ints),
     ms.Forked: st.builds(ms.Forked, ints, ints),
     ms.Gone: st.builds(ms.Gone, ints, ints),
+    ms.Preload: st.builds(ms.Preload, texts),
+    ms.Preloaded: st.builds(ms.Preloaded, texts, ints, texts),
 }
 any_message = st.one_of(*STRATEGIES.values())
 OUTPUT = ms.MESSAGES.index(ms.Output)
@@ -44,12 +46,12 @@ DONE = ms.MESSAGES.index(ms.Done)
 
 def stream(some: list[ms.Message]) -> bytes:
     """Return messages as the bytes that travel."""
-    return b"".join(piece for message in some for piece in encode(message))
+    return b"".join(piece for message in some for piece in encode(message)[0])
 
 
-def frame(number: int, fields: bytes, payload: bytes = b"", *, magic: bytes = b"pm", version: int = 1) -> bytes:
+def frame(number: int, fields: bytes, payload: bytes = b"", *, magic: bytes = b"pm", version: int = 2) -> bytes:
     """Return a frame of any content."""
-    return HEADER.pack(magic, version, number, len(fields), len(payload)) + fields + payload
+    return HEADER.pack(magic, version, number, 0, len(fields), len(payload)) + fields + payload
 
 
 def read(data: bytes) -> list[ms.Message]:
@@ -153,13 +155,15 @@ def test_one_wrong_byte_is_an_error_or_another_message(message: ms.Message, data
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (b"HTTP/1.1 200 OK\r\n", "not a frame of this protocol: it begins with b'HTTP'"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", "not a frame of this protocol: it begins with b'HTTP'"),
         (frame(0, b"[]", magic=b"PM"), "not a frame"),
-        (frame(0, b"[]", version=2), "not a frame"),
+        (frame(0, b"[]", version=1), "not a frame"),
         (frame(len(ms.MESSAGES), b"[]"), f"kind {len(ms.MESSAGES)}"),
-        (HEADER.pack(b"pm", 1, 0, MAX_FIELDS + 1, 0), "cannot be"),
-        (HEADER.pack(b"pm", 1, 0, 0, MAX_PAYLOAD + 1), "cannot be"),
-        (HEADER.pack(b"pm", 1, OUTPUT, 0, 1), "Output has no payload"),
+        (HEADER.pack(b"pm", 2, 0, 0, MAX_FIELDS + 1, 0), "cannot be"),
+        (HEADER.pack(b"pm", 2, 0, 0, 0, MAX_PAYLOAD + 1), "cannot be"),
+        (HEADER.pack(b"pm", 2, DONE, 1, 2, 0) + b"[]", "without its 1 descriptors"),
+        (HEADER.pack(b"pm", 2, OUTPUT, 1, 0, 0), "Output has no payload"),
+        (HEADER.pack(b"pm", 2, OUTPUT, 0, 0, 1), "Output has no payload"),
         (frame(OUTPUT, b""), "not JSON"),
         (frame(OUTPUT, b"\xff\xfe"), "not JSON"),
         (frame(OUTPUT, b"[" * 100_000), "not JSON"),
@@ -211,7 +215,7 @@ def test_memory_follows_what_arrived_and_not_what_a_header_claims() -> None:
     decoder = Decoder()
     tracemalloc.start()
     try:
-        for _ in decoder.feed(HEADER.pack(b"pm", 1, DONE, MAX_FIELDS, MAX_PAYLOAD) + bytes(10_000)):
+        for _ in decoder.feed(HEADER.pack(b"pm", 2, DONE, 0, MAX_FIELDS, MAX_PAYLOAD) + bytes(10_000)):
             raise AssertionError("a message of nothing")
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -222,9 +226,9 @@ def test_memory_follows_what_arrived_and_not_what_a_header_claims() -> None:
 def test_a_large_payload_is_not_copied_on_its_way_out() -> None:
     """It is a piece of its own; a small one travels in the same piece as its header."""
     large, small = bytes(1 << 20), b"small"
-    _, piece = encode(ms.Function(1, 0, large))
+    (_, piece), _ = encode(ms.Function(1, 0, large))
     assert large is piece
-    assert 1 == len(encode(ms.Function(1, 0, small)))
+    assert 1 == len(encode(ms.Function(1, 0, small))[0])
     assert [ms.Function(1, 0, large)] == read(stream([ms.Function(1, 0, large)]))
 
 

@@ -52,8 +52,8 @@ class Engine(Protocol):
         """Hand an event to the books."""
         ...
 
-    def busy(self) -> tuple[int, int]:
-        """Return how many slots run something, and how many there are."""
+    def busy(self, run: int) -> tuple[int, int, int]:
+        """Return how many slots run something, how many there are, and how many items of a run are not reported yet."""
         ...
 
 
@@ -179,7 +179,7 @@ class Asking:
 
     def _room(self, size: int) -> int:
         room = self._sink.room()
-        return size if room is None else min(size, room)
+        return self._feed.limit(size) if room is None else min(self._feed.limit(size), room)
 
     def _fill(self, asked: int, size: int) -> None:
         try:

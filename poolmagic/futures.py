@@ -21,12 +21,12 @@ from typing import Any, Final
 
 from poolmagic.asking import Asking, Engine, Work, print_output
 from poolmagic.core import events as ev
+from poolmagic.describe import describe_value
 from poolmagic.errors import PayloadError, PoolMagicError, RunCancelled, UnconsumedWarning, annotate
 from poolmagic.failure import Failure
 from poolmagic.feed import Feed
 from poolmagic.inline import InlineAsking
 from poolmagic.messages import Done, Output, Span
-from poolmagic.payload import describe_value
 
 __all__ = ["ResultIterator", "TaskFuture"]
 
@@ -195,16 +195,20 @@ class ResultIterator(Iterator[Any]):
         self, engine: Engine | None, work: Work, feed: Feed, *, ordered: bool, with_index: bool, pool: Any
     ) -> None:
         sink = _WeakSink(self)
-        self._asking = InlineAsking(work, feed, sink) if engine is None else Asking(engine, work, feed, sink)
+        self._asking = (
+            InlineAsking(work, feed, sink, ahead=False) if engine is None else Asking(engine, work, feed, sink)
+        )
         self._options = work.options
         self._feed = feed
         self._ordered = ordered
         self._with_index = with_index
         self._pool = pool  # a pool with a run is not dropped
         self._capacity = 1 if engine is None else engine.capacity[0] * engine.capacity[1]
-        self._ready: dict[int, Any] = {}
-        self._arrived: deque[int] = deque()
+        # What came and was not given out yet, as it came: many values at once. The front is being given out.
+        self._blocks: dict[int, Sequence[Any]] = {}
+        self._front: deque[Any] = deque()
         self._next = 0
+        self._received = 0
         self._yielded = 0
         self._largest = 1
         self._error: BaseException | None = None
@@ -231,14 +235,19 @@ class ResultIterator(Iterator[Any]):
         """
         __tracebackhide__ = True
         try:
-            if not self._is_next_ready() and not self._wait():
-                return self._end()
-            if self._state == "running" and time.monotonic() - self._looked > LOOK_SECONDS:
-                self._look()
+            while True:
+                if not self._front and not self._advance() and not self._wait():
+                    return self._end()
+                if self._state == "running" and time.monotonic() - self._looked > LOOK_SECONDS:
+                    self._look()
+                value, index = self._front.popleft(), self._next
+                self._next = index + 1
+                self._yielded += 1
+                if value is not _SKIPPED:
+                    return (index, value) if self._with_index else value
         except BaseException:
             self.close()
             raise
-        return self._take()
 
     def _wait(self) -> bool:
         """Wait for the next result; False if there will be none."""
@@ -246,7 +255,7 @@ class ResultIterator(Iterator[Any]):
             if self._state == "new":
                 self._state = "running"
                 self._asking.start()
-            while not self._is_next_ready():
+            while not self._advance():
                 if self._state != "running" or self._asking.verdict is not None:
                     return False
                 self._asking.interrupts.check()
@@ -261,22 +270,15 @@ class ResultIterator(Iterator[Any]):
         self._asking.serve()
         self._looked = time.monotonic()
 
-    def _is_next_ready(self) -> bool:
-        """Whether there is a result to give out; what is left out on the way to it is passed over."""
-        if not self._ordered:
-            return bool(self._arrived)
-        while self._ready.get(self._next) is _SKIPPED:
-            del self._ready[self._next]
-            self._next += 1
-            self._yielded += 1
-        return self._next in self._ready
-
-    def _take(self) -> Any:
-        index = self._next if self._ordered else self._arrived.popleft()
-        self._next += 1
-        self._yielded += 1
-        value = self._ready.pop(index)
-        return (index, value) if self._with_index else value
+    def _advance(self) -> bool:
+        """Bring the next results to the front; False if they are not there yet."""
+        start = self._next if self._ordered else next(iter(self._blocks), -1)
+        values = self._blocks.pop(start, None)
+        if values is None:
+            return False
+        self._next = start
+        self._front = deque(values)
+        return True
 
     def _end(self) -> Any:
         __tracebackhide__ = True
@@ -298,8 +300,8 @@ class ResultIterator(Iterator[Any]):
         if self._state == "running":
             self._asking.halt(ev.Verdict.CANCELLED, kill=True)
         self._state = "over"
-        self._ready.clear()
-        self._arrived.clear()
+        self._blocks.clear()
+        self._front.clear()
 
     def __del__(self) -> None:
         if getattr(self, "_state", "over") == "new":
@@ -313,10 +315,9 @@ class ResultIterator(Iterator[Any]):
 
     def succeeded(self, indices: list[int] | range, values: Sequence[Any]) -> None:
         """Take values."""
-        self._ready.update(zip(indices, values, strict=True))
+        self._blocks[indices[0]] = values  # the indices of an iterator follow one another
+        self._received += len(values)
         self._largest = max(self._largest, len(values))
-        if not self._ordered:
-            self._arrived.extend(indices)
 
     def failed(self, index: int, item: Any, error: BaseException, worker: str) -> bool:
         """Take a failure; it is final, as an iterator cannot be resumed."""
@@ -326,10 +327,7 @@ class ResultIterator(Iterator[Any]):
             self._error = self._error or error
             return True
         if self._options.on_error == "skip":
-            if self._ordered:
-                self._ready[index] = _SKIPPED
-            else:
-                self._yielded += 1
+            self.succeeded([index], [_SKIPPED])
             return True
         self.succeeded([index], [error if self._options.return_exceptions else Failure(index, item, error, worker)])
         return True
@@ -339,7 +337,7 @@ class ResultIterator(Iterator[Any]):
         if self._options.buffersize is not None:
             return max(0, self._options.buffersize - (self._feed.pulled - self._yielded))
         # Without a bound of the user's: a few batches more than the workers have in hand.
-        return 0 if len(self._ready) > max(2 * self._capacity, 4 * self._largest) else None
+        return 0 if self._received - self._yielded > max(2 * self._capacity, 4 * self._largest) else None
 
 
 class _WeakSink:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from poolmagic.config import is_coroutine_function
 from poolmagic.core.events import Verdict
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from poolmagic.asking import Sink, Work
 
 __all__ = ["InlineAsking", "make_callable", "run_at_once"]
+
+STEP: Final = 0.01
+"""Seconds of work between two looks at whether the run was cancelled, and at the progress bar."""
+GROWTH: Final = 4
+"""Times that a step may be longer, in items, than the one before it."""
 
 
 def make_callable(function: Callable[..., Any], stars: int) -> Callable[[Any], Any]:
@@ -63,9 +69,17 @@ def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 class InlineAsking:
-    """What `asking.Asking` is for a run on workers, for one without."""
+    """What `asking.Asking` is for a run on workers, for one without.
 
-    def __init__(self, work: Work, feed: Feed, sink: Sink) -> None:
+    Args:
+        work: The function.
+        feed: The items.
+        sink: Where outcomes go.
+        ahead: Whether more items may be run in one step than somebody waits for.
+    """
+
+    def __init__(self, work: Work, feed: Feed, sink: Sink, *, ahead: bool) -> None:
+        self.id = -1
         self.verdict: Verdict | None = None
         self.error: PoolMagicError | None = None
         self._call = make_callable(work.payload, work.stars)
@@ -73,10 +87,12 @@ class InlineAsking:
         self._feed = feed
         self._sink = sink
         self._halted: Verdict | None = None
+        self._ahead = ahead
+        self._size = 1
         self.interrupts = Interrupts(None)  # they are for the user's code, which runs right here
 
     def start(self) -> None:
-        """Do nothing: each step runs an item."""
+        """Do nothing: each step runs items."""
 
     def announce(self) -> None:
         """Do nothing: there are no books."""
@@ -85,34 +101,50 @@ class InlineAsking:
         """Do nothing: nobody orders items."""
 
     def halt(self, verdict: Verdict, kill: bool) -> None:
-        """End the run before its next item."""
+        """End the run after the present step."""
         self._halted = verdict
 
     def step(self, timeout: float | None) -> bool:
-        """Run the next item; blocks as long as it does, whatever the timeout."""
+        """Run the next item, or as many quick ones as take `STEP` seconds; blocks for them, whatever the timeout."""
         if self._halted is not None:
             self.verdict = self._halted
             return True
         if self._sink.room() == 0:
             return False
-        pulled = self._feed.pull(1)
-        if pulled.span is None:
-            self.verdict = Verdict.DONE
-            return True
-        position = pulled.span[0]
-        item = self._feed.item(position)
-        try:
-            value = self._call(item)
-        except KeyboardInterrupt:  # it is for the run, and the item is run again when that is resumed
-            raise
-        except BaseException as error:
-            self._fail(position, item, error)
-        else:
-            self._sink.succeeded(self._feed.indices(pulled.span), [value])
-            self._feed.resolve(pulled.span)
-        if pulled.last and self.verdict is None:
+        pulled = self._feed.pull(self._size)
+        if pulled.span is not None:
+            began = time.perf_counter()
+            position, stop = pulled.span
+            while position < stop and self.verdict is None:
+                position = self._run(position, stop)
+            if self._ahead:
+                pace = max((time.perf_counter() - began) / self._size, 1e-9)
+                self._size = max(1, min(int(STEP / pace), GROWTH * self._size))
+        if (pulled.span is None or pulled.last) and self.verdict is None:
             self.verdict = Verdict.DONE
         return True
+
+    def _run(self, position: int, stop: int) -> int:
+        """Run items up to one that fails; return the position of the next."""
+        items = self._feed.items(position, stop)
+        values: list[Any] = []
+        failure: BaseException | None = None
+        try:
+            for item in items:
+                values.append(self._call(item))  # noqa: PERF401 - what was done before an error is kept
+        except KeyboardInterrupt:  # it is for the run, and the item is run again when that is resumed
+            raise
+        except BaseException as error:  # a task's SystemExit is its failure, not the kernel's end
+            failure = error
+        finally:
+            end = position + len(values)
+            if values:
+                self._sink.succeeded(self._feed.indices((position, end)), values)
+                self._feed.resolve((position, end))
+        if failure is None:
+            return end
+        self._fail(end, items[len(values)], failure)
+        return end + 1
 
     def _fail(self, position: int, item: Any, error: BaseException) -> None:
         record = Direct().pack_error(error)

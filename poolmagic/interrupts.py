@@ -7,7 +7,7 @@ lost: between two steps, and inside of the user's iterator. A second interrupt b
 
 from __future__ import annotations
 
-import signal
+import _signal  # the C functions: what `signal` adds takes longer than a short run has
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,19 +32,19 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if self._wake is not None and threading.current_thread() is threading.main_thread():
-            before = signal.getsignal(signal.SIGINT)
+            before = _signal.getsignal(_signal.SIGINT)
             if callable(before):
                 self._before = before
-                signal.signal(signal.SIGINT, self._handle)
+                _signal.signal(_signal.SIGINT, self._handle)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         before, self._before = self._before, None
         if before is not None:
-            signal.signal(signal.SIGINT, before)
+            _signal.signal(_signal.SIGINT, before)
         held_back, self._count = self._count, 0
         if before is not None and held_back and kind is None:
-            before(signal.SIGINT, None)
+            before(_signal.SIGINT, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._count += 1
@@ -56,7 +56,7 @@ class Interrupts:
     def _raise(self, frame: FrameType | None = None) -> None:
         self._count = 0
         if self._before is not None:
-            self._before(signal.SIGINT, frame)
+            self._before(_signal.SIGINT, frame)
 
     def check(self) -> None:
         """Raise an interrupt that was held back."""

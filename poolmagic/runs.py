@@ -18,11 +18,11 @@ from typing import Any, Final, Protocol
 
 from poolmagic.asking import Asking, Engine, Work
 from poolmagic.core.events import Verdict
+from poolmagic.describe import describe_value
 from poolmagic.errors import InternalError, RunCancelled, UsageError, annotate
 from poolmagic.failure import Failure
 from poolmagic.feed import Feed
 from poolmagic.inline import InlineAsking
-from poolmagic.payload import describe_value
 from poolmagic.snapshot import RunSnapshot, run_line
 
 __all__ = ["Display", "Run"]
@@ -105,6 +105,8 @@ class Run:
         self._wait(timeout)
         if self._error is not None:
             raise self._error
+        if self._done == len(self._values):
+            return self._values.copy()
         return [value for value in self._values if value is not _MISSING]
 
     def _wait(self, timeout: float | None = None) -> None:
@@ -142,17 +144,21 @@ class Run:
 
     def snapshot(self) -> RunSnapshot:
         """Return a picture of this moment. Blocks for well under a millisecond."""
-        busy, slots = (0, 0)
-        if not self.done():
-            busy, slots = self._engine.busy() if self._engine is not None else (1, 1)
+        busy, slots, unreported = 0, 0, 0
+        asking = self._asking
+        if asking is not None and not self.done():
+            busy, slots, unreported = self._engine.busy(asking.id) if self._engine is not None else (1, 1, 0)
         elapsed = time.monotonic() - self._started if self._elapsed is None else self._elapsed
         total = len(self._values) if self._total is None and self._feed.exhausted else self._total
+        done = self._done + unreported
+        if total is not None:  # what is not reported may be failures, and is counted twice if it arrives just now
+            done = max(self._done, min(done, total - len(self._failures)))
         return RunSnapshot(
             self.id,
             self.name,
             self._kind,
             self._state,
-            self._done,
+            done,
             len(self._failures),
             total,
             elapsed,
@@ -290,7 +296,7 @@ class Run:
     def _new_asking(self) -> Asking | InlineAsking:
         """Return the link to the books. It leads back to the run, so it is dropped when the run is over."""
         if self._engine is None:
-            return InlineAsking(self._work, self._feed, self)
+            return InlineAsking(self._work, self._feed, self, ahead=True)
         return Asking(self._engine, self._work, self._feed, self)
 
     def begin(self) -> None:

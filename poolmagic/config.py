@@ -10,10 +10,10 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal, SupportsIndex, TypedDict
+from typing import Any, Final, Literal, SupportsIndex, TypedDict, cast
 
 from poolmagic.errors import UsageError, note_once
 
@@ -135,6 +135,18 @@ def count_option(option: str, value: object, most: int | None = None) -> int:
     return number
 
 
+def _check_modules(preload: object) -> tuple[str, ...]:
+    """Return the names of modules, each once; raises `UsageError`."""
+    names = [preload] if isinstance(preload, str) else preload
+    if not isinstance(names, Iterable):
+        raise UsageError(f"preload={preload!r}: use the name of a module, or a list of names; [] for none")
+    found = dict.fromkeys(cast("Iterable[object]", names))
+    for name in found:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            raise UsageError(f"preload={preload!r}: {name!r} is not the name of a module")
+    return tuple(cast("Iterable[str]", found))
+
+
 @dataclass(frozen=True)
 class PoolConfig:
     """The settings of a pool. Equal settings mean that two pools may share warm workers.
@@ -143,16 +155,43 @@ class PoolConfig:
         kind: The row of `KINDS`.
         concurrency: Most tasks at once, over all workers.
         workers: Worker processes (1 for kinds that run in the kernel).
+        inner_threads: Threads that BLAS and OpenMP may use in a worker; None shares the CPUs out, CPUs // concurrency.
+        preload: Modules that are imported before the first task; None finds out what the functions need.
     """
 
     kind: Kind
     concurrency: int
     workers: int
+    inner_threads: int | None = None
+    preload: tuple[str, ...] | None = None
 
     @classmethod
-    def make(cls, kind: object = "prefork", concurrency: object = None, workers: object = None) -> PoolConfig:
+    def make(
+        cls,
+        kind: object = "prefork",
+        concurrency: object = None,
+        workers: object = None,
+        inner_threads: object = None,
+        preload: object = None,
+    ) -> PoolConfig:
         """Check what a user gave and fill in the rest; raises `UsageError`."""
-        row = find_kind(kind)
+        made = cls._of_size(find_kind(kind), concurrency, workers)
+        in_kernel = made.kind.start in ("local", "inline")
+        if inner_threads is not None:
+            if in_kernel:
+                raise UsageError(
+                    f"inner_threads={inner_threads!r}: a {made.kind.name} pool runs in the kernel, whose own number it "
+                    "would be; set that with threadpoolctl"
+                )
+            inner_threads = count_option("inner_threads", inner_threads)
+        if preload is not None:
+            if in_kernel:
+                raise UsageError(f"preload={preload!r}: a {made.kind.name} pool runs in the kernel; import it there")
+            preload = _check_modules(preload)
+        return replace(made, inner_threads=inner_threads, preload=preload)
+
+    @classmethod
+    def _of_size(cls, row: Kind, concurrency: object, workers: object) -> PoolConfig:
         if workers is not None and not row.is_green:
             instead = "its concurrency is its number of processes" if row.name == "prefork" else "it has no processes"
             raise UsageError(f"workers={workers!r}: a {row.name} pool takes no workers=, {instead}")
@@ -185,7 +224,8 @@ class PoolConfig:
 
     def __str__(self) -> str:
         of = f" -w {self.workers}" if self.kind.is_green and self.workers > 1 else ""
-        return f"{self.kind.name} -c {self.concurrency}{of}"
+        inner = f" --inner-threads {self.inner_threads}" if self.inner_threads is not None else ""
+        return f"{self.kind.name} -c {self.concurrency}{of}{inner}"
 
 
 class RunOptionsDict(TypedDict, total=False):

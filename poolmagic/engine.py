@@ -1,12 +1,14 @@
 """A crew as pools and runs use it: from any thread, through the supervisor.
 
-An engine owns no state but the capacity that its pool gave it.
+An engine owns no state but the capacity that its pool gave it, and what it has told the crew already: telling it twice
+does no harm.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import psutil
 
@@ -17,6 +19,7 @@ from poolmagic.crew import Client, Crew, CrewState
 from poolmagic.launcher import Launcher, Loop, Reports, Surroundings, process_launcher
 from poolmagic.local import LocalLauncher
 from poolmagic.payload import Codec, Direct, Pickled
+from poolmagic.references import find_modules
 from poolmagic.supervisor import Supervisor, get_supervisor
 
 __all__ = ["CrewEngine", "memory_of"]
@@ -37,6 +40,8 @@ class CrewEngine:
         self.release: Callable[[], None] = partial(supervisor.call, supervisor.release, crew)
         self._crew = crew
         self._supervisor = supervisor
+        self._finds_modules = config.kind.start == "fork" and config.preload is None
+        self._prepared: set[str] = set()
 
     @classmethod
     def lease(cls, config: PoolConfig) -> CrewEngine:
@@ -46,7 +51,16 @@ class CrewEngine:
         make_state = partial(PoolState, seats, config.kind.scales or "slots", config.kind.cancels)
         make_launcher = _launcher_for(config, surroundings)
         crew: Crew = supervisor.ask(supervisor.lease, (config, surroundings), make_state, make_launcher)
+        supervisor.call(crew.prepare, ())  # helpers start while the function and the first items are packed
         return cls(supervisor, crew, config)
+
+    def prepare(self, payload: Any) -> None:
+        """Have workers made ready for a function that has been packed; does not block."""
+        if self._finds_modules:
+            new = set(find_modules(payload)) - self._prepared
+            if new:
+                self._prepared |= new
+                self._supervisor.call(self._crew.prepare, tuple(sorted(new)))
 
     def resize(self, config: PoolConfig, event: ev.Event) -> None:
         """Take new settings; does not block."""
@@ -70,10 +84,14 @@ class CrewEngine:
         state: CrewState = self._supervisor.ask(self._crew.state)
         return state
 
-    def busy(self) -> tuple[int, int]:
-        """Return how many slots run something, and how many there are; blocks for well under a millisecond."""
-        workers = self.state().workers
-        return sum(worker.busy for worker in workers), sum(worker.slots for worker in workers)
+    def busy(self, run: int) -> tuple[int, int, int]:
+        """Return how many slots run something, how many there are, and how many items of a run are not reported yet.
+
+        Blocks for well under a millisecond.
+        """
+        state = self.state()
+        busy, slots = sum(one.busy for one in state.workers), sum(one.slots for one in state.workers)
+        return busy, slots, state.unreported.get(run, 0)
 
     def join(self, timeout: float | None) -> bool:
         """Wait for the end of the last worker; blocks at most `timeout` seconds. False if one is left."""

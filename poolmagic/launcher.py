@@ -1,104 +1,36 @@
 """Starting workers and learning of their ends: forked from a zygote, exec'ed, or as threads of the kernel.
 
-Threads. Everything belongs to the supervisor's loop thread, but for the *keeper* of each process that is started here:
-a thread that starts it, waits for its end and reports it. (Not just a detail: on Linux a process can be made to die
-with the thread that started it, so that thread must live as long as the process.)
+Everything belongs to the supervisor's loop thread.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import threading
-import warnings
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol
 
 from poolmagic.board import Board
 from poolmagic.channel import Channel
-from poolmagic.config import PoolConfig
-from poolmagic.errors import UsageError
-from poolmagic.messages import Fork, Forked, Gone, Message
+from poolmagic.config import PoolConfig, usable_cpus
+from poolmagic.errors import UsageError, note_once
+from poolmagic.inner_threads import SINGLE, choose_variables
+from poolmagic.installed import installed
+from poolmagic.messages import Fork, Forked, Gone, Hello, Message, Preload, Preloaded
+from poolmagic.processes import Loop, ProcessLink, Reports, Surroundings, start_process
 
 __all__ = ["Launcher", "Link", "Loop", "Reports", "Surroundings", "check_platform", "explain_exit", "process_launcher"]
 
-_BOOT: Final = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); from poolmagic.worker.{module} import main; main()"
-)
+LATER: Final = 1.0
+"""Seconds that a zygote with workers waits before it imports what a new run needs: the workers are about to import it
+themselves, and should have the CPUs for it."""
 
-
-class Loop(Protocol):
-    """What a launcher needs of the supervisor."""
-
-    def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Have a function called in the loop thread; may be called from any thread."""
-        ...
-
-    def call_at(self, when: float, function: Callable[[], None]) -> None:
-        """Call a function at a time of `time.monotonic`; only from the loop thread."""
-        ...
-
-    def watch(self, channel: Channel, ready: Callable[[], None]) -> None:
-        """Call `ready` whenever the channel can be read; write what is backed up by itself."""
-        ...
-
-    def unwatch(self, channel: Channel) -> None:
-        """Undo `watch`."""
-        ...
-
-
-class Reports(Protocol):
-    """Who is told of the workers; all of it in the loop thread."""
-
-    def received(self, worker: int, message: Message) -> None:
-        """A worker sent a message."""
-        ...
-
-    def ended(self, worker: int, exitcode: int | None) -> None:
-        """A worker has ended, and all that it sent has been received. The exit code may not be known."""
-        ...
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What a worker takes over from the kernel, as it was when the pool started. Pools share workers if it is equal."""
-
-    path: tuple[str, ...]
-    folder: str
-    environment: tuple[tuple[str, str], ...]
-    filters: tuple[tuple[Any, ...], ...]
-
-    @classmethod
-    def now(cls) -> Surroundings:
-        """Return those of this moment."""
-        environment, folder = dict(os.environ), str(Path.cwd())
-        # Jupyter's inline plots need a kernel; in a worker they would fail.
-        if environment.get("MPLBACKEND", "").startswith("module://"):
-            environment["MPLBACKEND"] = "Agg"
-        return cls(
-            # Only text counts for imports, though people put paths of other types in.
-            tuple(entry or folder for entry in cast("list[object]", sys.path) if isinstance(entry, str)),
-            folder,
-            tuple(sorted(environment.items())),
-            tuple(
-                (action, _text(message), category.__module__, category.__qualname__, _text(module), line)
-                for action, message, category, module, line in cast("list[Any]", warnings.filters)
-            ),
-        )
-
-    def __repr__(self) -> str:
-        return f"Surroundings(folder={self.folder!r})"  # the environment may hold secrets
-
-
-def _text(pattern: Any) -> str | None:
-    return None if pattern is None else getattr(pattern, "pattern", pattern)
+_left_to_workers: set[str] = set()
+"""Modules that a zygote cannot import and still fork: they start threads, or end the process."""
 
 
 def explain_exit(exitcode: int | None) -> str:
@@ -130,6 +62,10 @@ class Link(Protocol):
 class Launcher(Protocol):
     """Starts the workers of one pool, all in the same surroundings."""
 
+    def prepare(self, modules: Iterable[str]) -> None:
+        """Get ready to start workers that will need these modules; never blocks."""
+        ...
+
     def start(self, worker: int, slots: int) -> Link:
         """Start a worker; never blocks. Its messages and its end are reported."""
         ...
@@ -143,8 +79,8 @@ def process_launcher(config: PoolConfig, surroundings: Surroundings, loop: Loop,
     """Return the launcher for a kind of pool whose workers are processes; raises `UsageError` where there are none."""
     check_platform(config)
     if config.kind.start == "fork":
-        return _ForkLauncher(surroundings, loop, reports)
-    return _ExecLauncher(config.kind.name, surroundings, loop, reports)
+        return _ForkLauncher(config, surroundings, loop, reports)
+    return _ExecLauncher(config, surroundings, loop, reports)
 
 
 def check_platform(config: PoolConfig, system: str = os.name) -> None:
@@ -153,158 +89,115 @@ def check_platform(config: PoolConfig, system: str = os.name) -> None:
         raise UsageError(f"a {config.kind.name} pool needs the processes of Linux or macOS: use WSL, or 'threads'")
 
 
-# Processes ---------------------------------------------------------------------------------------------------------
-
-
-class _ProcessLink:
-    """A worker process behind a socket pair."""
-
-    def __init__(self, worker: int, loop: Loop, reports: Reports) -> None:
-        ours, self.theirs = socket.socketpair()
-        self.board, self.board_descriptor = Board.create()
-        self.pid: int | None = None
-        self._worker = worker
-        self._loop = loop
-        self._reports = reports
-        self._channel = Channel(ours)
-        self._killed = False
-        self._over = False
-        loop.watch(self._channel, self._read)
-
-    def release(self) -> None:
-        """Close what the worker has its own copy of by now."""
-        if self.theirs.fileno() >= 0:
-            self.theirs.close()
-            os.close(self.board_descriptor)
-
-    def send(self, message: Message) -> None:
-        """Send a message; never blocks."""
-        if not self._over:
-            self._channel.send(message)
-
-    def started(self, pid: int) -> None:
-        """Take the process id."""
-        self.pid = pid
-        if self._killed:
-            self.kill()
-
-    def kill(self) -> None:
-        """End the process at once, now or as soon as its id is known; its end is reported."""
-        self._killed = True
-        if self.pid is not None and not self._over:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-
-    def _read(self) -> None:
-        messages, goes_on = self._channel.read()
-        for message in messages:
-            self._reports.received(self._worker, message)
-        if not goes_on:
-            # The process may have closed its end and live on; nobody could reach it any more.
-            self._loop.unwatch(self._channel)
-            self.kill()
-
-    def over(self, exitcode: int | None) -> None:
-        """Report the end of the process, after what it sent before; only the first call counts."""
-        if self._over:
-            return
-        self.pid = None  # it is reaped: the number may belong to another process from now on
-        if self._channel.fileno() >= 0:
-            self._read()
-        self._over = True
-        self._loop.unwatch(self._channel)
-        self._channel.close()
-        self.release()
-        self._reports.ended(self._worker, exitcode)
-        self.board.close()
-
-
-def _keep(command: list[str], pass_fds: tuple[int, ...], surroundings: Surroundings, started: Any, ended: Any) -> None:
-    """Start a process in a thread of its own that waits for its end; does not block.
-
-    Args:
-        command: Program and arguments.
-        pass_fds: Descriptors that the process inherits; all others are closed in it.
-        surroundings: Its environment and working directory.
-        started: Called in the keeper's thread with the process id.
-        ended: Called in the keeper's thread with the exit code, or None if the process could not be started.
-    """
-
-    def keep() -> None:
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                pass_fds=pass_fds,
-                cwd=surroundings.folder,
-                env=dict(surroundings.environment),
-                process_group=0,  # the kernel's Stop button signals the kernel's group
-            )
-        except OSError as error:
-            print(f"poolmagic: cannot start a worker: {error}", file=sys.stderr)
-            ended(None)
-            return
-        started(process.pid)
-        ended(process.wait())
-
-    threading.Thread(target=keep, name="poolmagic-keeper", daemon=True).start()
-
-
-def _command(module: str, surroundings: Surroundings, *args: str) -> list[str]:
-    start = json.dumps({"filters": surroundings.filters})
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    boot = _BOOT.format(module=module)
-    return [sys.executable, *flags, "-P", "-c", boot, json.dumps(surroundings.path), *args, start]
-
-
 class _ExecLauncher:
     """Each worker is a process of its own from the start: green kinds must be patched before anything else."""
 
-    def __init__(self, kind: str, surroundings: Surroundings, loop: Loop, reports: Reports) -> None:
-        self._kind = kind
+    def __init__(self, config: PoolConfig, surroundings: Surroundings, loop: Loop, reports: Reports) -> None:
+        self._config = config
         self._surroundings = surroundings
+        self._variables = _inner_threads(config, surroundings)
         self._loop = loop
         self._reports = reports
 
-    def start(self, worker: int, slots: int) -> _ProcessLink:
+    def prepare(self, modules: Iterable[str]) -> None:
+        """Do nothing: workers import what they need."""
+
+    def start(self, worker: int, slots: int) -> ProcessLink:
         """Start a worker; never blocks. Its messages and its end are reported."""
-        link = _ProcessLink(worker, self._loop, self._reports)
+        link = ProcessLink(worker, self._loop, self._reports)
         descriptors = (link.theirs.fileno(), link.board_descriptor)
 
         def started(pid: int) -> None:
             self._loop.call(link.release)
             self._loop.call(link.started, pid)
 
-        def ended(exitcode: int | None) -> None:
-            self._loop.call(link.over, exitcode)
-
-        command = _command("__main__", self._surroundings, self._kind, *map(str, descriptors), str(slots))
-        _keep(command, descriptors, self._surroundings, started, ended)
+        start_process(
+            "__main__",
+            [self._config.kind.name, *map(str, descriptors), str(slots)],
+            {"preload": self._config.preload or ()},
+            descriptors,
+            self._surroundings,
+            self._variables,
+            started,
+            lambda exitcode: self._loop.call(link.over, exitcode),
+        )
         return link
 
     def close(self) -> None:
         """Do nothing: workers are all there is."""
 
 
-class _ForkLauncher:
-    """Workers are forked from a zygote, which is started with the first of them and again if it died."""
+def _inner_threads(config: PoolConfig, surroundings: Surroundings) -> dict[str, str]:
+    return choose_variables(
+        dict(surroundings.environment), config.inner_threads, max(1, usable_cpus() // config.concurrency)
+    )
 
-    def __init__(self, surroundings: Surroundings, loop: Loop, reports: Reports) -> None:
+
+class _ForkLauncher:
+    """Workers are forked from a zygote, which is started before the first of them and again if it died."""
+
+    def __init__(self, config: PoolConfig, surroundings: Surroundings, loop: Loop, reports: Reports) -> None:
         self._surroundings = surroundings
+        self._variables = _inner_threads(config, surroundings)
         self._loop = loop
         self._reports = reports
+        self._named = config.preload
+        # All workers need the modules that the warning filters refer to.
+        self._modules = list(config.preload or ())
+        if config.preload is None:
+            self._modules += installed(module for _, _, module, *_ in surroundings.filters)
         self._zygote: _ZygoteLink | None = None
+        self._closed = False
 
-    def start(self, worker: int, slots: int) -> _ProcessLink:
+    def prepare(self, modules: Iterable[str]) -> None:
+        """Start the zygote, and have it import modules so that workers start with them; never blocks.
+
+        If the user has named modules himself, or none, it is those alone.
+        """
+        if self._closed:
+            return
+        new = [module for module in modules if self._named is None and module not in self._modules]
+        self._modules += new
+        zygote = self._zygote
+        if zygote is None or zygote.is_over:
+            self._hatch()
+        elif zygote.has_workers and new:
+            self._loop.call_at(time.monotonic() + LATER, lambda: zygote.preload(new))
+        else:
+            zygote.preload(new)
+
+    def start(self, worker: int, slots: int) -> ProcessLink:
         """Start a worker; never blocks. Its messages and its end are reported."""
-        if self._zygote is None or self._zygote.is_over:
-            self._zygote = _ZygoteLink(self._surroundings, self._loop)
-        link = _ProcessLink(worker, self._loop, self._reports)
-        self._zygote.fork(worker, link, slots)
+        link = ProcessLink(worker, self._loop, self._reports)
+        self._hatch().fork(worker, link, slots)
         return link
 
+    def _hatch(self) -> _ZygoteLink:
+        """Return the zygote; start one if there is none."""
+        if self._zygote is None or self._zygote.is_over:
+            self._zygote = _ZygoteLink(self, self._surroundings, self._variables, self._loop)
+            self._zygote.preload(self._modules)
+        return self._zygote
+
+    def replace(self, zygote: _ZygoteLink, module: str) -> None:
+        """Have another zygote, which leaves a module to the workers, for all whom this one has not forked yet."""
+        _left_to_workers.add(module)
+        if self._closed:
+            return
+        if self._zygote is zygote:
+            self._zygote = None
+        for worker, (link, slots) in zygote.retire().items():
+            self._hatch().fork(worker, link, slots)
+        self._hatch()
+
+    def tell(self, module: str, problem: str) -> None:
+        """Tell the user what is wrong with a module, if he wanted it."""
+        if module in (self._named or ()):
+            note_once(f"preload={module!r}: {problem}; it is left to the workers")
+
     def close(self) -> None:
-        """End the zygote: it exits when its line is closed."""
+        """End the zygote."""
+        self._closed = True
         if self._zygote is not None:
             self._zygote.close()
 
@@ -312,56 +205,127 @@ class _ForkLauncher:
 class _ZygoteLink:
     """The supervisor's hold on a zygote."""
 
-    def __init__(self, surroundings: Surroundings, loop: Loop) -> None:
+    def __init__(self, owner: _ForkLauncher, surroundings: Surroundings, variables: dict[str, str], loop: Loop) -> None:
         ours, theirs = socket.socketpair()
         self.is_over = False
+        self._owner = owner
         self._loop = loop
         self._channel = Channel(ours)
-        self._links: dict[int, _ProcessLink] = {}
+        self._pid: int | None = None
+        self._is_up = False
+        self._is_retired = False
+        self._asked: deque[str] = deque()
+        self._unborn: dict[int, tuple[ProcessLink, int]] = {}
+        self._links: dict[int, ProcessLink] = {}
         loop.watch(self._channel, self._read)
         descriptor = theirs.fileno()
 
-        def ended(_exitcode: int | None) -> None:
+        def started(pid: int) -> None:
             theirs.close()
-            loop.call(self._died)
+            loop.call(self._started, pid)
 
-        _keep(
-            _command("zygote", surroundings, str(descriptor)),
+        def ended(exitcode: int | None) -> None:
+            theirs.close()
+            loop.call(self._died, exitcode)
+
+        start_process(
+            "zygote",
+            [str(descriptor)],
+            # Those of the workers, who get back what was the kernel's own.
+            {"variables": {name: value for name, value in surroundings.environment if name in SINGLE} | variables},
             (descriptor,),
             surroundings,
-            lambda pid: theirs.close(),
+            SINGLE,
+            started,
             ended,
         )
 
-    def fork(self, worker: int, link: _ProcessLink, slots: int) -> None:
+    @property
+    def has_workers(self) -> bool:
+        """Whether workers run, or are about to."""
+        return bool(self._links or self._unborn)
+
+    def preload(self, modules: Iterable[str]) -> None:
+        """Have modules imported; never blocks."""
+        for module in modules:
+            if module not in _left_to_workers and not self._is_retired:
+                self._asked.append(module)
+                self._channel.send(Preload(module))
+
+    def fork(self, worker: int, link: ProcessLink, slots: int) -> None:
         """Ask for a worker; never blocks."""
-        self._links[worker] = link
+        self._unborn[worker] = link, slots
         self._channel.send(Fork(worker, slots), [link.theirs.fileno(), link.board_descriptor])
+
+    def _started(self, pid: int) -> None:
+        if not self.is_over:
+            self._pid = pid
+            self._close_if_done()
+
+    def retire(self) -> dict[int, tuple[ProcessLink, int]]:
+        """Ask for nothing any more; return the workers, by number, that another zygote must fork, with their slots."""
+        unborn, self._unborn = self._unborn, {}
+        self._asked.clear()
+        self._is_retired = True
+        self._close_if_done()
+        return unborn
+
+    def _close_if_done(self) -> None:
+        if self._is_retired and not self._links:
+            self.close()
 
     def _read(self) -> None:
         messages, goes_on = self._channel.read()
         for message in messages:
-            if isinstance(message, Forked) and message.worker in self._links:
-                self._links[message.worker].release()
-                self._links[message.worker].started(message.pid)
-            elif isinstance(message, Gone) and message.worker in self._links:
-                self._links.pop(message.worker).over(message.exitcode)
+            self._hear(message)
         if not goes_on:
             self._loop.unwatch(self._channel)
 
-    def _died(self) -> None:
+    def _hear(self, message: Message) -> None:
+        match message:
+            case Hello():
+                self._is_up = True
+            case Preloaded(module, threads, error) if module in self._asked:
+                self._asked.remove(module)
+                if threads:
+                    self._owner.tell(module, "it starts threads when it is imported, and what has threads cannot fork")
+                    self._owner.replace(self, module)
+                elif error:
+                    self._owner.tell(module, f"it cannot be imported in advance, {error}")
+            case Forked(worker, pid) if worker in self._unborn:
+                link, _ = self._unborn.pop(worker)
+                self._links[worker] = link
+                link.release()
+                link.started(pid)
+            case Gone(worker, exitcode) if worker in self._links:
+                self._links.pop(worker).over(exitcode)
+                self._close_if_done()
+            case Gone(worker, exitcode) if worker in self._unborn:
+                self._unborn.pop(worker)[0].over(exitcode)
+
+    def _died(self, exitcode: int | None) -> None:
         """The zygote has ended; what it knew of its workers is lost, so they must end too."""
-        if self.is_over:
-            return
-        self._read()
+        if self._channel.fileno() >= 0:
+            self._read()
         self.is_over = True
+        self._pid = None  # the number may belong to another process from now on
+        if self._is_up and self._asked:
+            module = self._asked[0]
+            self._owner.tell(module, f"the process that imported it in advance {explain_exit(exitcode)}")
+            self._owner.replace(self, module)
         self.close()
-        for link in list(self._links.values()):
+        lost = [*self._links.values(), *(link for link, _ in self._unborn.values())]
+        self._links, self._unborn = {}, {}
+        for link in lost:
             link.kill()
             link.over(None)
-        self._links.clear()
 
     def close(self) -> None:
-        """Close the line to the zygote, on which it exits."""
+        """End the zygote, which has no workers any more; it may be in the middle of an import."""
+        self._is_retired = True
+        self._asked.clear()
         self._loop.unwatch(self._channel)
         self._channel.close()
+        if self._pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)

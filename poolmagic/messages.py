@@ -25,6 +25,8 @@ __all__ = [
     "Hello",
     "Message",
     "Output",
+    "Preload",
+    "Preloaded",
     "Resize",
     "Returned",
     "Span",
@@ -93,7 +95,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """From a worker: ready for batches."""
+    """From a worker: ready for batches. From a zygote: ready for all that it may be told."""
 
     pid: int
 
@@ -156,6 +158,26 @@ class Gone:
     exitcode: int
 
 
+@dataclass(frozen=True, slots=True)
+class Preload:
+    """To a zygote: import a module that the workers will need."""
+
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preloaded:
+    """From a zygote: it has tried to import a module.
+
+    `threads` is how many threads that has left running: with any, it forks no more. `error` is what went wrong, in
+    words, or empty.
+    """
+
+    module: str
+    threads: int
+    error: str
+
+
 Message: TypeAlias = (
     Function
     | Batch
@@ -171,6 +193,8 @@ Message: TypeAlias = (
     | Fork
     | Forked
     | Gone
+    | Preload
+    | Preloaded
 )
 
 MESSAGES: tuple[type[Message], ...] = Message.__args__

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -51,6 +52,10 @@ class Pool:
         kind: ``"prefork"`` (processes), ``"gevent"``, ``"eventlet"``, ``"threads"``, ``"asyncio"`` or ``"solo"``.
         concurrency: Tasks at once: processes or green threads, by kind. None: the number of usable CPUs.
         workers: For gevent, eventlet and asyncio: worker processes that share the concurrency.
+        inner_threads: How many threads BLAS and OpenMP may use in a worker process. None: the CPUs divided by the
+            workers, but at least 1; what you have set in the environment, such as ``OMP_NUM_THREADS``, stays.
+        preload: The name of a module, or names of modules, that are imported before the first task. For prefork this
+            is done once for all workers; None finds out what your functions need, and ``[]`` preloads nothing.
         name: What the pool is called in tables; unique names are made up.
 
     Attributes:
@@ -68,9 +73,11 @@ class Pool:
         concurrency: int | None = None,
         *,
         workers: int | None = None,
+        inner_threads: int | None = None,
+        preload: str | Iterable[str] | None = None,
         name: str | None = None,
     ) -> None:
-        self.config = PoolConfig.make(kind, concurrency, workers)
+        self.config = PoolConfig.make(kind, concurrency, workers, inner_threads, preload)
         check_platform(self.config)
         self.name = name or f"{self.config.kind.name}-{next(_numbers)}"
         self.last_run: Run | None = None
@@ -80,7 +87,14 @@ class Pool:
         self._closed = False
         self._process = os.getpid()
         self._iterators: weakref.WeakSet[ResultIterator] = weakref.WeakSet()
-        self._twin = partial(type(self), kind, concurrency, workers=workers)
+        self._twin = partial(
+            type(self),
+            kind,
+            concurrency,
+            workers=workers,
+            inner_threads=inner_threads,
+            preload=self.config.preload,
+        )
 
     # Mapping -------------------------------------------------------------------------------------------------------
 
@@ -199,7 +213,7 @@ class Pool:
             self.config.workers if self.config.kind.scales == "slots" else 1, self.config.concurrency + by
         )
         workers = concurrency if self.config.kind.scales == "workers" else self.config.workers
-        self.config = PoolConfig(self.config.kind, concurrency, workers)
+        self.config = replace(self.config, concurrency=concurrency, workers=workers)
         engine.resize(self.config, event)
 
     def restart(self) -> None:
@@ -311,16 +325,22 @@ class Pool:
                 raise UsageError(f"{self.name} is closed: make a new Pool")
             return None, Work(f, stars, options)
         engine = self._lease()
-        return engine, Work(engine.codec.pack_function(f), stars, options)
+        payload = engine.codec.pack_function(f)
+        engine.prepare(payload)
+        return engine, Work(payload, stars, options)
 
     def _work_again(self, work: Work, f: Callable[..., Any] | None) -> tuple[Engine | None, Work]:
         """Return what a resumed run needs: the same function or a repaired one."""
         if f is None:
-            return (None if self.config.kind.start == "inline" else self._lease()), work
+            if self.config.kind.start == "inline":
+                return None, work
+            engine = self._lease()
+            engine.prepare(work.payload)
+            return engine, work
         return self._prepare(f, work.stars, work.options)
 
     def _make_run(
-        self, f: Callable[..., Any], source: tuple[Iterator[Any], int | None], stars: int, given: RunOptionsDict
+        self, f: Callable[..., Any], source: tuple[Iterator[Any] | range, int | None], stars: int, given: RunOptionsDict
     ) -> Run:
         options = RunOptions.make(dict(given), _MAP_OPTIONS)
         engine, work = self._prepare(f, stars, options)
@@ -328,7 +348,7 @@ class Pool:
         return Run(self, engine, work, feed, name_of(f))
 
     def _blocking(
-        self, f: Callable[..., Any], source: tuple[Iterator[Any], int | None], stars: int, given: RunOptionsDict
+        self, f: Callable[..., Any], source: tuple[Iterator[Any] | range, int | None], stars: int, given: RunOptionsDict
     ) -> list[Any]:
         __tracebackhide__ = True
         run = self._make_run(f, source, stars, given)

@@ -114,6 +114,53 @@ def test_wrong_settings_are_refused_in_one_line(given: tuple[Any, ...], text: st
 
 
 @pytest.mark.parametrize(
+    ("option", "made"),
+    [
+        ({"preload": "numpy"}, ("numpy",)),
+        ({"preload": ["numpy", "os.path", "numpy"]}, ("numpy", "os.path")),
+        ({"preload": (name for name in ("json", "csv"))}, ("json", "csv")),
+        ({"preload": ()}, ()),
+        ({"preload": None}, None),
+    ],
+)
+def test_preload_takes_a_name_or_names(option: dict[str, Any], made: tuple[str, ...] | None) -> None:
+    """Each once, in any form; none at all is not the same as nothing said."""
+    assert made == PoolConfig.make("prefork", 2, **option).preload
+
+
+def test_inner_threads_is_part_of_the_settings() -> None:
+    """So that pools with other numbers get other workers, and a table shows it."""
+    made = PoolConfig.make("gevent", 4, inner_threads=2)
+    assert 2 == made.inner_threads
+    assert "gevent -c 4 --inner-threads 2" == str(made)
+    assert made != PoolConfig.make("gevent", 4)
+    assert PoolConfig.make("prefork", 2, preload="json") != PoolConfig.make("prefork", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "text"),
+    [
+        ("prefork", {"inner_threads": 0}, "inner_threads=0: use a whole number of at least 1"),
+        ("prefork", {"inner_threads": "2"}, "inner_threads='2': use a whole number"),
+        ("threads", {"inner_threads": 2}, "inner_threads=2: a threads pool runs in the kernel, .* threadpoolctl"),
+        ("solo", {"inner_threads": 1}, "inner_threads=1: a solo pool runs in the kernel"),
+        ("threads", {"preload": "json"}, "preload='json': a threads pool runs in the kernel; import it there"),
+        ("solo", {"preload": []}, r"preload=\[\]: a solo pool runs in the kernel"),
+        ("prefork", {"preload": 3}, r"preload=3: use the name of a module, or a list of names; \[\] for none"),
+        ("prefork", {"preload": ["json", os]}, "preload=.*: <module 'os'.* is not the name of a module"),
+        ("gevent", {"preload": "os path"}, "preload='os path': 'os path' is not the name of a module"),
+        ("prefork", {"preload": ""}, "preload='': '' is not the name of a module"),
+        ("prefork", {"preload": ".sibling"}, "preload='.sibling': '.sibling' is not the name of a module"),
+    ],
+)
+def test_wrong_settings_of_workers_are_refused_in_one_line(name: str, option: dict[str, Any], text: str) -> None:
+    """The value is named, and what is allowed; where an option has no meaning, the reason."""
+    with pytest.raises(UsageError, match="^" + text) as caught:
+        PoolConfig.make(name, **option)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("given", "slots"),
     [(("prefork", 3), [1, 1, 1]), (("gevent", 7, 3), [3, 2, 2]), (("threads", 5), [5]), (("solo",), [1])],
 )

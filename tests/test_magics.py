@@ -20,6 +20,7 @@ from traitlets.config import Config
 
 import poolmagic as pm
 from poolmagic import pools
+from poolmagic.config import PoolConfig
 from poolmagic.errors import UsageError
 from poolmagic.magics.arguments import PoolLine, Verb, parse_pmap_line, parse_pool_line, parse_verb
 from poolmagic.magics.cells import CellRewriter, transform_first_line
@@ -89,8 +90,34 @@ def test_all_options_of_a_cell() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "modules"),
+    [
+        ("--preload numpy", ("numpy",)),
+        ("--preload=numpy,pandas", ("numpy", "pandas")),
+        ("--preload 'numpy, pandas'", ("numpy", "pandas")),
+        ("--preload=", ()),
+        ("--preload ''", ()),
+    ],
+)
+def test_modules_are_named_with_commas(line: str, modules: tuple[str, ...]) -> None:
+    """Nothing means none."""
+    options = parse_pool_line(line)
+    assert options.preload == modules == options.config().preload
+
+
+def test_inner_threads_is_a_number() -> None:
+    """As every count."""
+    assert parse_pool_line("prefork -c 2 --inner-threads 3").config() == PoolConfig.make("prefork", 2, inner_threads=3)
+    assert parse_pmap_line("--inner-threads 3 x in xs").options.inner_threads == 3
+
+
+@pytest.mark.parametrize(
     ("line", "words"),
     [
+        ("prefork --inner-threads 0", ["'0'", "at least 1"]),
+        ("threads --inner-threads 2", ["inner_threads=2", "kernel"]),
+        ("solo --preload json", ["preload=", "kernel"]),
+        ("--preload a-b", ["'a-b'", "not the name of a module"]),
         ("gevnt", ["'gevnt'", "gevent", "prefork"]),
         ("gevent -c many", ["'many'", "whole number"]),
         ("gevent -c 0", ["'0'", "at least 1"]),
@@ -254,6 +281,13 @@ def test_equal_lines_mean_one_pool(shell: Any) -> None:
     assert run(shell, "%%pool threads -c 3 -n mine\npool.name") == "mine"
     assert run(shell, "%%pool -n mine\npool.config.concurrency") == 3
     assert run(shell, "%%pool threads -c 5 -n mine\npool.config.concurrency") == 5
+
+
+def test_a_pool_has_the_settings_of_its_line(shell: Any) -> None:
+    """All of them; another number of inner threads is another pool."""
+    settings = "(pool.config.inner_threads, pool.config.preload)"
+    assert run(shell, f"%%pool gevent -c 3 --inner-threads 2 --preload json\n{settings}") == (2, ("json",))
+    assert run(shell, f"%%pool gevent -c 3 -w 1\n{settings}") == (None, None)
 
 
 def test_a_closed_pool_is_not_found_again(shell: Any) -> None:
@@ -531,6 +565,7 @@ def test_loading_is_fast(tmp_path: Path) -> None:
     [
         ("%%pool", "", "gevent"),
         ("%%pool", "gevent -", "--out"),
+        ("%%pool", "gevent --", "--inner-threads"),
         ("%%pool", "-P ", "prefork"),
         ("%%pool", "--pool=", "threads"),
         ("%pool", "", "stop"),

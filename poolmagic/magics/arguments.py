@@ -13,23 +13,36 @@ import functools
 import keyword
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from poolmagic.config import ALIASES, KINDS, PoolConfig
 from poolmagic.errors import UsageError
 
-__all__ = ["OPTIONS", "VERBS", "PmapLine", "PoolLine", "Verb", "parse_pmap_line", "parse_pool_line", "parse_verb"]
+__all__ = [
+    "OPTIONS",
+    "VERBS",
+    "PmapLine",
+    "PoolLine",
+    "Verb",
+    "parse_pmap_line",
+    "parse_pool_line",
+    "parse_verb",
+    "spellings",
+]
 
 OPTIONS: Final[dict[str, tuple[str, str | None, str]]] = {
     "pool": ("-P", "KIND", f"kind of pool: {', '.join([*KINDS, *ALIASES])}"),
     "concurrency": ("-c", "N", "tasks at once: processes or green threads, by kind; default: the number of CPUs"),
     "workers": ("-w", "N", "processes of a green or asyncio pool; default: 1"),
+    "inner-threads": ("", "N", "threads of BLAS and OpenMP in each process; default: the CPUs shared out"),
+    "preload": ("", "MODULES", "modules to import before the first task, with commas; default: what the tasks need"),
     "name": ("-n", "NAME", "a name of your own, to use this pool again"),
     "quiet": ("-q", None, "no progress bar"),
     "out": ("-o", "VAR", "keep the value of the cell's last expression in this variable"),
 }
-"""Each option of ``%%pool``: its long name, its short one, what it takes (None: nothing), and what it is for."""
+"""Each option of ``%%pool``: its long name, its short one ("": none), what it takes (None: nothing), and what for."""
 
 VERBS: Final[dict[str, str]] = {
     "stop": "end a pool and what it runs",
@@ -51,6 +64,8 @@ class PoolLine:
         name: The pool's name.
         quiet: Show no progress.
         out: The variable that takes the cell's last value.
+        inner_threads: Threads of BLAS and OpenMP in each process.
+        preload: Modules to import before the first task.
     """
 
     kind: str | None = None
@@ -59,15 +74,18 @@ class PoolLine:
     name: str | None = None
     quiet: bool = False
     out: str | None = None
+    inner_threads: int | None = None
+    preload: tuple[str, ...] | None = None
 
     @property
     def has_settings(self) -> bool:
         """Whether the line describes a pool, and not only a name or how to show its work."""
-        return (self.kind, self.concurrency, self.workers) != (None, None, None)
+        given = (self.kind, self.concurrency, self.workers, self.inner_threads, self.preload)
+        return any(setting is not None for setting in given)
 
     def config(self) -> PoolConfig:
         """Return the settings of the pool; raises `UsageError`."""
-        return PoolConfig.make(self.kind or "prefork", self.concurrency, self.workers)
+        return PoolConfig.make(self.kind or "prefork", self.concurrency, self.workers, self.inner_threads, self.preload)
 
 
 @dataclass(frozen=True)
@@ -107,23 +125,35 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message.removeprefix("argument "))
 
 
-@functools.cache
-def _parser(magic: str) -> _Parser:
-    parser = _Parser(prog=magic, add_help=False, allow_abbrev=False)
-    for long, (short, takes, _) in OPTIONS.items():
-        if magic == "%pool" and long == "out":
-            continue
-        if takes is None:
-            parser.add_argument(short, f"--{long}", action="store_true")
-        else:
-            parser.add_argument(short, f"--{long}", metavar=takes, type=_number if takes == "N" else str)
-    return parser
+def spellings(option: str) -> tuple[str, ...]:
+    """Return how an option of `OPTIONS` may be written; does not block."""
+    short = OPTIONS[option][0]
+    return (short, f"--{option}") if short else (f"--{option}",)
 
 
 def _number(text: str) -> int:
     if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: use a whole number of at least 1")
     return int(text)
+
+
+_TYPES: Final[dict[str, Callable[[str], Any]]] = {
+    "N": _number,
+    "MODULES": lambda text: tuple(filter(None, (name.strip() for name in text.split(",")))),
+}
+
+
+@functools.cache
+def _parser(magic: str) -> _Parser:
+    parser = _Parser(prog=magic, add_help=False, allow_abbrev=False)
+    for option, (_, takes, _) in OPTIONS.items():
+        if magic == "%pool" and option == "out":
+            continue
+        if takes is None:
+            parser.add_argument(*spellings(option), action="store_true")
+        else:
+            parser.add_argument(*spellings(option), metavar=takes, type=_TYPES.get(takes, str))
+    return parser
 
 
 def _words(line: str) -> list[str]:
@@ -145,7 +175,7 @@ def parse_pool_line(line: str, magic: str = "%%pool") -> PoolLine:
     # Not a positional of the parser: argparse takes an optional one for missing as soon as an option comes first.
     kind = extra.pop(0) if magic != "%%pmap" and extra and not extra[0].startswith("-") else None
     if extra:
-        allowed = [f"{short}/--{long}" for long, (short, _, _) in OPTIONS.items() if magic != "%pool" or long != "out"]
+        allowed = ["/".join(spellings(option)) for option in OPTIONS if magic != "%pool" or option != "out"]
         what = "option" if extra[0].startswith("-") else "word"
         raise UsageError(f"unknown {what} {extra[0]!r}; {magic} takes {', '.join(allowed)}")
     if kind is not None and given.pool is not None and kind != given.pool:
@@ -153,7 +183,16 @@ def parse_pool_line(line: str, magic: str = "%%pool") -> PoolLine:
     out = getattr(given, "out", None)
     if out is not None:
         check_variable("-o", out)
-    options = PoolLine(kind or given.pool, given.concurrency, given.workers, given.name, given.quiet, out)
+    options = PoolLine(
+        kind or given.pool,
+        given.concurrency,
+        given.workers,
+        given.name,
+        given.quiet,
+        out,
+        given.inner_threads,
+        given.preload,
+    )
     if options.has_settings:
         options.config()
     return options
@@ -191,7 +230,7 @@ def _split_options(line: str) -> tuple[str, str]:
 
     Not `shlex`, because the rest is Python and keeps its quotes.
     """
-    flags = {name for long, (short, takes, _) in OPTIONS.items() if takes is None for name in (short, f"--{long}")}
+    flags = {name for option, (_, takes, _) in OPTIONS.items() if takes is None for name in spellings(option)}
     end = 0
     while (word := _WORD.match(line, end)) and word[1].startswith("-"):
         end = word.end()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 from IPython.core.completer import SimpleCompletion, context_matcher
 
 from poolmagic.config import ALIASES, KINDS
-from poolmagic.magics.arguments import OPTIONS, VERBS
+from poolmagic.magics.arguments import OPTIONS, VERBS, spellings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -60,7 +60,7 @@ def complete(magic: str, line: str, pool_names: Callable[[], Iterable[str]]) -> 
     """
     *before, last = re.split(r"\s+", line.lstrip()) or [""]
     previous = before[-1] if before else ""
-    takes = {name: what for long, (short, what, _) in OPTIONS.items() for name in (short, f"--{long}")}
+    takes = {name: what for option, (_, what, _) in OPTIONS.items() for name in spellings(option)}
     option, equals, _ = last.partition("=")
     asked = takes.get(option if equals else previous)
     if asked is not None:  # nobody can complete a number or a new variable

@@ -143,6 +143,8 @@ class Extension:
 
             -c, --concurrency N  tasks at once; without it the number of CPUs
             -w, --workers N      processes that share them (gevent, eventlet, asyncio)
+            --inner-threads N    threads of BLAS and OpenMP in each process; without it the CPUs are shared out
+            --preload A,B        modules to import before the first task; without it those that the tasks need
             -n, --name NAME      a name of your own, to use the same pool again
             -q, --quiet          no progress bar
             -o, --out VAR        keep the value of the cell's last expression in VAR (%%pool only)
@@ -289,8 +291,14 @@ class Extension:
             if known == config and pool.snapshot().state not in _OVER:
                 return pool
             pool.close()
-        workers = config.workers if config.kind.is_green else None
-        pool = poolmagic.Pool(config.kind.name, config.concurrency, workers=workers, name=options.name)
+        pool = poolmagic.Pool(
+            config.kind.name,
+            config.concurrency,
+            workers=config.workers if config.kind.is_green else None,
+            inner_threads=config.inner_threads,
+            preload=config.preload,
+            name=options.name,
+        )
         self._pools[key] = config, pool
         return pool
 

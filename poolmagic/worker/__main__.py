@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 
@@ -18,10 +19,16 @@ def main() -> None:
     kind, link, board, slots, start = sys.argv[1:]
     assert native is not None
     _patch(kind)
+    from poolmagic.worker.preload import import_quietly
     from poolmagic.worker.process import make_runner, run_worker
     from poolmagic.worker.start import take_over
 
-    take_over(json.loads(start))
+    settings = json.loads(start)
+    take_over(settings)
+    for module in settings["preload"]:
+        if error := import_quietly(module):
+            print(f"poolmagic: preload={module!r}: {error}", file=sys.stderr)
+    gc.enable()
     run_worker(int(link), int(board), make_runner(kind, int(slots)))
 
 

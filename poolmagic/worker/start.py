@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
+import sys
 import warnings
 from typing import Any
+
+from poolmagic.worker.preload import import_quietly
 
 __all__ = ["take_over"]
 
@@ -17,11 +19,9 @@ def take_over(start: dict[str, Any]) -> None:
     """
     filters: list[Any] = []
     for action, message, module_of_category, category, module, line in start["filters"]:
-        found: Any = None
-        try:
-            found = getattr(importlib.import_module(module_of_category), category, None)
-        except ImportError:
-            continue
+        if module_of_category not in sys.modules:
+            import_quietly(module_of_category)
+        found = getattr(sys.modules.get(module_of_category), category, None)
         if isinstance(found, type) and issubclass(found, Warning):
             filters.append((action, _pattern(message), found, _pattern(module), line))
     warnings.filters[:] = filters  # type: ignore[index]

@@ -1,9 +1,11 @@
 """The zygote: a clean, single-threaded process that forks the workers of a prefork pool.
 
-The kernel has many threads and must never be forked; a process that only imported modules may. It reaps its workers
-and reports their ends. One loop, which waits in one place for the supervisor and for the end of children.
+The kernel has many threads and must never be forked; a process that only imported modules may. It imports what it is
+told to, so that workers start with it and share the memory of it, reaps its workers and reports their ends. A module
+that starts a thread ends its use: it says so and forks no more, and another zygote is started without that module.
 
-Arguments: link, start as JSON.
+One thread and one loop, which waits in one place for the supervisor and for the end of children. Arguments: link,
+start as JSON.
 """
 
 from __future__ import annotations
@@ -11,33 +13,50 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import selectors
 import signal
 import socket
 import sys
+from typing import Any, Final
 
-from poolmagic.messages import Fork, Forked, Gone, Message
+from poolmagic.inner_threads import limit_loaded, set_variables
+from poolmagic.messages import Fork, Forked, Gone, Hello, Message, Preload, Preloaded
 from poolmagic.wire import Decoder, encode
+from poolmagic.worker.preload import count_other_threads, import_quietly
 from poolmagic.worker.process import make_runner, run_worker
 from poolmagic.worker.start import take_over
 
 __all__ = ["main"]
 
+LOOK: Final = 0.1
+"""Seconds after which it looks up from a long import: a worker may have ended, or the kernel."""
+
 
 class _Zygote:
-    def __init__(self, link: int) -> None:
+    def __init__(self, link: int, start: dict[str, Any]) -> None:
         self._link = socket.socket(fileno=link)
+        self._start = start
         self._decoder = Decoder()
         self._descriptors: list[int] = []
         self._workers: dict[int, int] = {}  # pid: worker
+        self._importing = False
+        self._preloads = False
+        self._may_fork = True
         self._bell, self._ringer = socket.socketpair()
         self._bell.setblocking(False)
         self._ringer.setblocking(False)
+        self._listen()
+
+    def _listen(self) -> None:
+        """Hear of the ends of children."""
         signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler must exist for the wake-up to be written
         signal.set_wakeup_fd(self._ringer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGALRM, lambda *_: self._look_up())
 
     def serve(self) -> None:
-        """Fork and reap until the supervisor is gone."""
+        """Import, fork and reap until the supervisor is gone."""
+        self._send(Hello(os.getpid()))
         with selectors.DefaultSelector() as selector:
             selector.register(self._link, selectors.EVENT_READ)
             selector.register(self._bell, selectors.EVENT_READ)
@@ -55,53 +74,88 @@ class _Zygote:
             return False
         self._descriptors += descriptors
         for message in self._decoder.feed(data):
-            assert isinstance(message, Fork)
-            self._fork(message)
+            if isinstance(message, Preload):
+                self._preload(message.module)
+            else:
+                assert isinstance(message, Fork)
+                self._fork(message)
         return True
+
+    def _preload(self, module: str) -> None:
+        if not self._may_fork:
+            return
+        self._preloads = self._importing = True
+        signal.setitimer(signal.ITIMER_REAL, LOOK, LOOK)
+        error = import_quietly(module)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._importing = False
+        self._listen()  # in case the module took the signals for itself
+        # What is here now is shared with all workers; a collection in one of them must not touch, and so copy, it.
+        gc.disable()
+        gc.freeze()
+        threads = count_other_threads()
+        self._may_fork = threads == 0
+        self._send(Preloaded(module, threads, error))
+
+    def _look_up(self) -> None:
+        """Look at what cannot wait for the end of an import; called between two instructions of it."""
+        if self._importing:
+            line = select.poll()
+            line.register(self._link, 0)
+            if line.poll(0):  # nobody is at the other end
+                os._exit(0)
+            self._reap()
 
     def _fork(self, message: Fork) -> None:
         link, board = self._descriptors[:2]
         del self._descriptors[:2]
-        pid = os.fork()
-        if pid == 0:
-            self._become_worker(link, board, message.slots)
-        self._workers[pid] = message.worker
+        if self._may_fork:
+            try:
+                pid = os.fork()
+            except OSError as error:  # too many processes, or no memory
+                print(f"poolmagic: cannot start a worker: {error}", file=sys.stderr)
+                self._send(Gone(message.worker, 1))
+            else:
+                if pid == 0:
+                    self._become_worker(link, board, message.slots)
+                self._workers[pid] = message.worker
+                self._send(Forked(message.worker, pid))
         os.close(link)
         os.close(board)
-        self._send(Forked(message.worker, pid))
 
     def _become_worker(self, link: int, board: int, slots: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         for end in (self._link, self._bell, self._ringer):
             end.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
+        set_variables(self._start["variables"])
+        if self._preloads:
+            limit_loaded(os.environ)
+        if "numpy.random" in sys.modules:  # it does not reseed itself, as `random` does: all would draw the same
+            sys.modules["numpy.random"].seed()
+        take_over(self._start)
         gc.enable()
         run_worker(link, board, make_runner("prefork", slots))
 
     def _reap(self) -> None:
-        while self._workers:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            worker = self._workers.pop(pid, None)
-            if worker is not None:
-                self._send(Gone(worker, os.waitstatus_to_exitcode(status)))
+        for known in list(self._workers):  # not -1: a module may have started processes of its own
+            pid, status = os.waitpid(known, os.WNOHANG)
+            if pid:
+                self._send(Gone(self._workers.pop(pid), os.waitstatus_to_exitcode(status)))
 
     def _send(self, message: Message) -> None:
-        for piece in encode(message):
+        for piece in encode(message)[0]:
             self._link.sendall(piece)
 
 
 def main() -> None:
     """Be a zygote; returns when the supervisor is gone."""
     link, start = sys.argv[1:]
-    take_over(json.loads(start))
-    # What is here now is shared with all workers; a collection in one of them must not touch, and so copy, it.
-    gc.disable()
     gc.freeze()
-    zygote = _Zygote(int(link))
+    zygote = _Zygote(int(link), json.loads(start))
     zygote.serve()
     os._exit(0)  # nothing here is worth an exit handler
 

@@ -21,8 +21,8 @@ from typing import Any, Final
 from poolmagic.core import events as ev
 from poolmagic.core.batching import Sizer
 from poolmagic.core.books import PoolPhase, RunBook, RunPhase, WorkerBook, WorkerPhase
-from poolmagic.core.scheduling import schedule
-from poolmagic.core.spans import SpanSet, split
+from poolmagic.core.scheduling import Scheduler
+from poolmagic.core.spans import SpanSet
 from poolmagic.messages import Span
 
 __all__ = ["POOL_TRANSITIONS", "RUN_TRANSITIONS", "WORKER_TRANSITIONS", "PoolState"]
@@ -87,16 +87,21 @@ class PoolState:
         self._next_worker = 1
         self._stillborn = 0
         self._commands: list[ev.Command] = []
+        self._scheduler = Scheduler(self.workers, self.runs)
+        self._is_steady = False
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
         """Apply one event; return what must be done, in order. `now` is in seconds of any steady clock."""
-        self._now = now
         self._commands = []
         _HANDLERS[type(event)](self, event)
+        if self._is_steady and type(event) in _ROUTINE:
+            self._commands += self._scheduler.serve(everybody=False)
+            return self._commands
         self._keep_seats_taken()
-        self._dispatch()
+        self._commands += self._scheduler.serve(everybody=True)
         self._retire()
         self._finish()
+        self._is_steady = self.phase is PoolPhase.RUNNING and all(one.is_able for one in self.workers.values())
         return self._commands
 
     # Runs ----------------------------------------------------------------------------------------------------------
@@ -118,6 +123,11 @@ class PoolState:
         if run is None:
             return
         run.asked -= event.asked
+        if run.orders:
+            number, size = run.orders.popleft()
+            if (worker := self.workers.get(number)) is not None:
+                worker.take_promised(run.id, size)
+                self._scheduler.wake(number)
         if event.span is not None:
             self._take_in(run, event.span, event.bad)
         run.last = run.last or event.last
@@ -128,7 +138,7 @@ class PoolState:
         assert span[0] == run.filled < span[1], f"batch {span} does not follow position {run.filled}"
         run.filled = span[1]
         if run.phase is RunPhase.ACTIVE:
-            run.ready.append(span)
+            run.put([span])
         else:
             run.resolved += span[1] - span[0]
         self._reject(run, bad)
@@ -142,8 +152,8 @@ class PoolState:
             waiting.add(span)
         for position in bad:
             waiting.remove((position, position + 1))
-        run.ready.clear()
-        run.ready.extend(waiting)
+        run.clear()
+        run.put(list(waiting))
         self._count(run, 0, len(bad))
 
     def _on_halt(self, event: ev.Halt) -> None:
@@ -158,7 +168,7 @@ class PoolState:
             run.phase = RUN_TRANSITIONS[run.phase, ev.Halt]
             run.verdict = verdict
             run.resolved += run.waiting
-            run.ready.clear()
+            run.clear()
         elif not kill:
             return
         run.kill = run.kill or kill
@@ -178,20 +188,19 @@ class PoolState:
         run.failed += failed
         self.done += succeeded
         self.failed += failed
+        self._scheduler.progress = self.done + self.failed
         if failed and run.fail_fast and run.phase is RunPhase.ACTIVE:
             self._halt(run, ev.Verdict.FAILED, kill=False)
 
     def _settle(self, run: RunBook) -> None:
-        """End a run that has nothing left to wait for."""
-        if run.resolved < run.filled or (run.phase is RunPhase.ACTIVE and not run.last):
-            return
-        run.phase = RUN_TRANSITIONS[run.phase, ev.Settle]
-        del self.runs[run.id]
-        for worker in self.workers.values():
-            worker.asked_back.discard(run.id)
-            if worker.id in run.introduced:
-                self._do(ev.Drop(worker.id, run.id))
-        self._do(ev.Settle(run.id, run.verdict))
+        """Take note of a run that has changed, and end it if there is nothing left to wait for."""
+        if run.resolved >= run.filled and (run.phase is not RunPhase.ACTIVE or run.last):
+            run.phase = RUN_TRANSITIONS[run.phase, ev.Settle]
+            del self.runs[run.id]
+            for worker_id in sorted(run.introduced & self.workers.keys()):
+                self._do(ev.Drop(worker_id, run.id))
+            self._do(ev.Settle(run.id, run.verdict))
+        self._scheduler.update(run)
 
     # Workers -------------------------------------------------------------------------------------------------------
 
@@ -214,6 +223,7 @@ class PoolState:
         succeeded = sum(stop - start for start, stop in spans)
         if not succeeded and not failed:
             return
+        self._scheduler.wake(worker.id)
         self._stillborn = 0
         worker.done += succeeded + len(failed)
         self._do(ev.Accept(worker.id, run.id, tuple(spans), tuple(start for start, _ in failed)))
@@ -225,10 +235,8 @@ class PoolState:
         worker, run = self.workers.get(event.worker), self.runs.get(event.run)
         if worker is None or run is None:
             return
-        worker.asked_back.discard(run.id)
-        # In equal parts: the worker that gave them back will soon be free, too.
-        parts = max(1, sum(one.phase is WorkerPhase.READY for one in self.workers.values()))
-        self._requeue(run, [part for span in worker.take(run.id, event.spans) for part in split(span, parts)])
+        self._scheduler.wake(worker.id)
+        self._requeue(run, self._scheduler.returned(worker, run, worker.take(run.id, event.spans)))
         if run.kill and self._cancels == "worker" and run.id in worker.assigned:
             self._do(ev.KillWorker(worker.id))  # what it did not give back it has begun
         self._settle(run)
@@ -256,7 +264,6 @@ class PoolState:
             self._count(run, 0, 1)
         for run_id, spans in list(worker.assigned.items()):
             self._requeue(self.runs[run_id], list(spans))
-        worker.assigned.clear()
         for run in list(self.runs.values()):
             self._settle(run)
         given_up = self._stillborn >= STILLBORN_LIMIT * len(self.seats)
@@ -343,19 +350,6 @@ class PoolState:
             self.phase = POOL_TRANSITIONS[self.phase, ev.Finish]
             self._do(ev.Finish())
 
-    # Dispatching ---------------------------------------------------------------------------------------------------
-
-    def _dispatch(self) -> None:
-        """Schedule run by run; the run that was served goes to the end of the row."""
-        able = [worker for worker in self.workers.values() if worker.phase is WorkerPhase.READY and not worker.doomed]
-        if not able:
-            return
-        for run in [run for run in self.runs.values() if run.phase is RunPhase.ACTIVE]:
-            commands = schedule(run, able)
-            self._commands += commands
-            if commands and len(self.runs) > 1:
-                self.runs[run.id] = self.runs.pop(run.id)
-
     def _do(self, command: ev.Command) -> None:
         self._commands.append(command)
 
@@ -372,14 +366,19 @@ class PoolState:
             assert seen.count + run.resolved == run.filled, f"run {run.id}: an item is in two places or in none"
             assert all(stop <= run.filled for _, stop in seen)
             assert run.phase is RunPhase.ACTIVE or not run.ready
-            assert run.asked >= 0
+            assert run.waiting == sum(stop - start for start, stop in run.ready)
         for worker in self.workers.values():
             assert worker.assigned.keys() <= self.runs.keys(), f"worker {worker.id} has items of no run"
             assert all(spans.count for spans in worker.assigned.values())
+            assert worker.load == sum(spans.count for spans in worker.assigned.values())
             assert worker.phase is not WorkerPhase.EXITED
         alive = [worker.seat for worker in self.workers.values() if worker.phase in _ALIVE]
         assert len(alive) == len(set(alive)), "two workers in one seat"
+        self._scheduler.validate()
 
+
+_ROUTINE: Final = (ev.WorkerDone, ev.WorkerReturned, ev.Filled)
+"""Events that touch one worker only, while all of them are well and none is to come or to go."""
 
 _HANDLERS: Final[dict[type, Callable[[PoolState, Any], None]]] = {
     ev.RunAdded: PoolState._on_run_added,

@@ -413,6 +413,33 @@ def test_an_idle_worker_gets_what_another_has_not_started() -> None:
     assert 0 in crew.state.workers[1].assigned[0]
 
 
+def test_nobody_is_robbed_twice_before_something_is_finished() -> None:
+    """Else two workers that have not begun could take the same items from each other for ever."""
+    crew = green(5, 4)
+    run = FakeRun(0, 7)
+    crew.add(run, 7)
+    workers = up(crew)
+    for _ in range(20):
+        for worker in workers:
+            while worker.inbox:
+                worker.hear()
+            while worker.outbox:
+                crew.deliver(worker)
+    withdrawals = [one for commands in crew.commands for one in commands if isinstance(one, ev.WithdrawItems)]
+    assert 1 <= len(withdrawals) <= 2
+
+
+def test_items_that_come_back_go_first_to_those_that_are_idle() -> None:
+    """Half of them; the rest goes back to where they came from, which will soon be free, too."""
+    crew = prefork(2)
+    run = FakeRun(0, 101, chunksize=101)
+    crew.add(run, 101)
+    ready(crew, 1)
+    assert [ev.WithdrawItems(1, 0)] == ready(crew, 2)
+    follows = answer(crew, ev.WorkerReturned(1, 0, ((1, 101),)))
+    assert [ev.Introduce(2, 0), ev.Dispatch(2, 0, (1, 51))] == follows[:2]
+
+
 def test_a_pool_whose_workers_die_at_their_start_gives_up() -> None:
     """After three of them its runs end as broken, and so does every later one; no more is spawned."""
     crew = prefork()
@@ -587,7 +614,17 @@ def _asked_less(state: PoolState) -> None:
     state.runs[0].asked = -1
 
 
-@pytest.mark.parametrize("spoil", [_twice, _nowhere, _too_many, _unknown, _settled, _shared_seat, _asked_less])
+def _lighter(state: PoolState) -> None:
+    state.workers[1].load -= 1
+
+
+def _promised(state: PoolState) -> None:
+    state.workers[2].promised[0] = 1
+
+
+@pytest.mark.parametrize(
+    "spoil", [_twice, _nowhere, _too_many, _unknown, _settled, _shared_seat, _asked_less, _lighter, _promised]
+)
 def test_validate_finds_books_that_are_wrong(spoil: Callable[[PoolState], None]) -> None:
     """The invariants that all these tests rely on can be broken, and that is noticed."""
     state = PoolState([1, 1], "workers", "worker")

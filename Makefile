@@ -3,23 +3,31 @@
 #   PYTHON       the interpreter that .venv is made with (only used when there is no .venv yet)
 #   VENV         where the environment is; another one for another Python: make test VENV=.venv-3.13 PYTHON=python3.13
 #   PYTEST_ARGS  more words for pytest: make test PYTEST_ARGS="-k imap -x"
+#   BENCH_VENV   where the environment of the benchmarks is, with libraries that nothing else here needs
+#   BENCH_ARGS   more words for the benchmarks: make bench BENCH_ARGS="--rounds 5"
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+BENCH_VENV ?= .venv-bench
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test docs lint format types layers clean help
+.PHONY: demo test bench docs lint format types layers clean help
 
 demo: $(VENV)/.core ## fetch and parse Python's own standard library with every pool (under a minute)
 	$(BIN)/poolmagic demo
 
 test: $(VENV)/.test ## run the tests (within ten minutes)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: ## measure poolmagic and its peers, and write docs/benchmarks.md (a quarter of an hour)
+	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) $(BENCH_VENV)/.bench
+	$(BENCH_VENV)/bin/python -m tests.benchmarks --json build/bench.json --update --page docs/benchmarks.md $(BENCH_ARGS)
 
 docs: $(VENV)/.docs ## build the site into docs/_build; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
@@ -64,4 +72,8 @@ $(VENV)/.test: $(VENV)/.core
 
 $(VENV)/.docs: $(VENV)/.test
 	$(PIP) install --editable '.[test,docs]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.core
+	$(PIP) install --editable '.[bench]'
 	@touch $@

@@ -2,7 +2,16 @@
 
 It costs no message. When a worker dies, its board tells which items it was running, so that just these are blamed.
 A board has one writer per record (the slot) and one reader (the supervisor's loop thread). The record of a slot is
-two aligned 8-byte integers: the run's id plus one, 0 while the slot is idle; and the position of the item.
+five aligned values of 8 bytes:
+
+    RUN       the run's id plus one; 0 while the slot is idle
+    POSITION  of the item that runs; stored before it begins
+    SINCE     when it began, in seconds of the system's steady clock
+    DONE      items that the slot had finished by then
+    LOOK      0; or, where SINCE and DONE were not stored for this item but for one before it, that one's position
+              plus one: the slot ran those between without a look at the clock, one after the other
+
+A slot that goes on to another run is idle in between, so that a record is never half of two.
 """
 
 from __future__ import annotations
@@ -10,14 +19,33 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from typing import Final
+from time import perf_counter
+from typing import Final, NamedTuple
 
-__all__ = ["Board"]
+__all__ = ["DONE", "LOOK", "POSITION", "RUN", "SINCE", "Board", "Mark"]
 
-_RECORD: Final = 2
+RUN: Final = 0
+POSITION: Final = 1
+SINCE: Final = 2
+DONE: Final = 3
+LOOK: Final = 4
+_RECORD: Final = 5
 _RECORDS: Final = 65_536
 """As many as a worker can have slots; a page of memory exists only once a slot on it is used."""
 _SIZE: Final = 8 * _RECORD * _RECORDS
+
+
+class Mark(NamedTuple):
+    """What a busy slot says.
+
+    `since` is in seconds of the system's steady clock. If it is not `exact`, the item began later than that: it is one
+    of a series of which all were expected to be done within a moment.
+    """
+
+    run: int
+    position: int
+    since: float
+    exact: bool
 
 
 class Board:
@@ -26,6 +54,7 @@ class Board:
     def __init__(self, memory: mmap.mmap | None = None) -> None:
         self._memory = mmap.mmap(-1, _SIZE) if memory is None else memory
         self._view = memoryview(self._memory).cast("q")
+        self._clock = memoryview(self._memory).cast("d")
 
     @classmethod
     def create(cls) -> tuple[Board, int]:
@@ -43,22 +72,62 @@ class Board:
         """Return the board behind a descriptor, which may be closed afterwards."""
         return cls(mmap.mmap(descriptor, _SIZE))
 
+    # The slot ------------------------------------------------------------------------------------------------------
+
+    def record(self, slot: int) -> tuple[memoryview, memoryview[float]]:
+        """Return a slot's record to write to: its integers, and the same memory as floats, for SINCE."""
+        place = slice(slot * _RECORD, (slot + 1) * _RECORD)
+        if len(self._view[place]) < _RECORD:
+            raise IndexError(f"a board has no slot {slot}")
+        return self._view[place], self._clock[place]
+
     def start(self, slot: int, run: int, position: int) -> None:
-        """Say that a slot now runs an item. The run is stored last, so that a record is never half of two items."""
+        """Say that a slot now runs an item."""
         place = slot * _RECORD
-        self._view[place + 1] = position
-        self._view[place] = run + 1
+        view = self._view
+        if view[place] != run + 1:
+            view[place] = 0
+        view[place + POSITION] = position
+        self._clock[place + SINCE] = perf_counter()
+        view[place] = run + 1
 
     def clear(self, slot: int) -> None:
         """Say that a slot is idle."""
         self._view[slot * _RECORD] = 0
 
+    # The supervisor ------------------------------------------------------------------------------------------------
+
     def running(self, slots: int) -> tuple[tuple[int, int], ...]:
         """Return the (run, position) that each busy slot of the first `slots` runs."""
         view = self._view
-        return tuple((view[place] - 1, view[place + 1]) for place in range(0, slots * _RECORD, _RECORD) if view[place])
+        return tuple(
+            (view[place] - 1, view[place + POSITION])
+            for place in range(0, slots * _RECORD, _RECORD)
+            if view[place] and view[place + POSITION] >= 0
+        )
+
+    def look(self, slots: int) -> tuple[list[Mark], int]:
+        """Return what the busy ones of the first `slots` slots say, and how many items all have finished so far.
+
+        It takes well under a millisecond for a thousand slots. They go on meanwhile, so what is finished may be wrong
+        by a few items.
+        """
+        stop = slots * _RECORD
+        numbers, times = self._view[:stop].tolist(), self._clock[:stop].tolist()
+        marks: list[Mark] = []
+        for place in range(0, stop, _RECORD):
+            if numbers[place] and numbers[place + POSITION] >= 0:
+                run, position, look = numbers[place], numbers[place + POSITION], numbers[place + LOOK]
+                marks.append(Mark(run - 1, position, times[place + SINCE], look in (0, position + 1)))
+        done = sum(numbers[DONE::_RECORD]) + sum(
+            max(0, numbers[place + POSITION] + 1 - numbers[place + LOOK])
+            for place in range(0, stop, _RECORD)
+            if numbers[place] and numbers[place + LOOK]
+        )
+        return marks, done
 
     def close(self) -> None:
         """Let go of the memory. Calling it twice equals once."""
         self._view.release()
+        self._clock.release()
         self._memory.close()

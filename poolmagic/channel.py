@@ -5,6 +5,7 @@ A channel belongs to the supervisor's loop thread.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import socket
 from collections import deque
@@ -73,8 +74,9 @@ class Channel:
                 count = transmit(self._socket, pieces, descriptors)
             except BlockingIOError:
                 return
-            except OSError:
-                self._out.clear()
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:  # that one means: not before the peer has read some more
+                    self._out.clear()
                 return
             for piece in pieces:
                 if count < len(piece):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
 
 from poolmagic.core import events as ev
-from poolmagic.core.books import PoolPhase, WorkerPhase
+from poolmagic.core.books import PoolPhase, WorkerBook, WorkerPhase
 from poolmagic.core.state import PoolState
 from poolmagic.errors import InternalError, PoolMagicError, RunCancelled, WorkerLostError
 from poolmagic.launcher import Launcher, Link, Loop, Reports, explain_exit
@@ -33,7 +33,7 @@ from poolmagic.messages import (
     Stop,
     Withdraw,
 )
-from poolmagic.snapshot import WorkerSnapshot
+from poolmagic.snapshot import TaskSnapshot, WorkerSnapshot
 
 __all__ = ["Client", "Crew", "CrewState", "MakeLauncher"]
 
@@ -76,13 +76,20 @@ class Client(Protocol):
 
 @dataclass(frozen=True)
 class CrewState:
-    """What a crew tells of itself."""
+    """What a crew tells of itself.
+
+    Attributes:
+        done: Items that returned. Those not reported yet are among them, though some may turn out to have failed.
+        failed: Items that are known to have failed.
+        unreported: By run, how many items are over and not reported yet, as far as it is clear whose they are.
+    """
 
     phase: str
     workers: tuple[WorkerSnapshot, ...]
     done: int
     failed: int
     runs: int
+    unreported: Mapping[int, int] = field(default_factory=dict)
 
 
 class Crew:
@@ -107,11 +114,17 @@ class Crew:
         self._report: Done | None = None
         self._exits: dict[int, int | None] = {}
         self._failure: PoolMagicError | None = None
+        self._modules: set[str] = set()
 
     @property
     def is_reusable(self) -> bool:
         """Whether another pool with the same settings would find what it expects."""
         return self._state.phase is PoolPhase.RUNNING and self._state.seats == self._first_seats
+
+    def prepare(self, modules: tuple[str, ...]) -> None:
+        """Get ready for workers that will need these modules."""
+        self._modules.update(modules)
+        self._launchers[-1].prepare(modules)
 
     def add(self, client: Client, event: ev.RunAdded) -> None:
         """Take a new run."""
@@ -121,6 +134,7 @@ class Crew:
     def restart(self, make_launcher: MakeLauncher) -> None:
         """Replace the workers by such as a new launcher starts."""
         self._launchers.append(make_launcher(self._loop, self))
+        self._launchers[-1].prepare(sorted(self._modules))
         self.handle(ev.Restart())
         self._close_old_launchers()
 
@@ -135,14 +149,30 @@ class Crew:
 
     def state(self) -> CrewState:
         """Return what there is to tell."""
+        now = time.perf_counter()
         workers = tuple(
-            WorkerSnapshot(
-                book.id, link.pid, book.phase.value, book.slots, len(link.board.running(book.most_slots)), book.done
-            )
+            self._snapshot(book, link, now)
             for book in self._state.workers.values()
             if (link := self._links.get(book.id)) is not None
         )
-        return CrewState(self._state.phase.value, workers, self._state.done, self._state.failed, len(self._state.runs))
+        unreported: dict[int, int] = {}
+        for worker in workers:
+            runs = self._state.workers[worker.id].assigned
+            if len(runs) == 1:
+                [run] = runs
+                unreported[run] = unreported.get(run, 0) + worker.unreported
+        done = self._state.done + sum(worker.unreported for worker in workers)
+        phase, failed, runs_now = self._state.phase.value, self._state.failed, len(self._state.runs)
+        return CrewState(phase, workers, done, failed, runs_now, unreported)
+
+    def _snapshot(self, book: WorkerBook, link: Link, now: float) -> WorkerSnapshot:
+        marks, done = link.board.look(book.most_slots)
+        # What a worker has not reported is in its hands still, so it cannot be more than that.
+        unreported = min(max(0, done - book.done), book.load)
+        running = tuple(TaskSnapshot(mark.run, mark.position, max(0.0, now - mark.since)) for mark in marks)
+        return WorkerSnapshot(
+            book.id, link.pid, book.phase.value, book.slots, len(marks), book.done + unreported, running, unreported
+        )
 
     def _break(self, error: Exception) -> None:
         """End everything, with everybody told: after a bug the books cannot be trusted."""
@@ -164,6 +194,7 @@ class Crew:
             case Done():
                 self._report = message
                 self.handle(ev.WorkerDone(worker, message.run, message.spans, message.failed, message.seconds))
+                self._report = None  # its results belong to whoever took them, who may drop them
             case Returned():
                 self.handle(ev.WorkerReturned(worker, message.run, message.spans))
             case Output() if message.run in self._clients:

@@ -7,7 +7,7 @@ lost: between two steps, and inside of the user's iterator. A second interrupt b
 
 from __future__ import annotations
 
-import _signal  # the C functions: what `signal` adds takes longer than a short run has
+import _signal  # type: ignore[import-not-found]  # the C functions: what `signal` adds takes longer than a short run has
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 
 from poolmagic.board import Board
 from poolmagic.launcher import Loop, Reports
@@ -24,6 +25,9 @@ class LocalLauncher:
     def __init__(self, loop: Loop, reports: Reports) -> None:
         self._loop = loop
         self._reports = reports
+
+    def prepare(self, modules: Iterable[str]) -> None:
+        """Do nothing: what the kernel has imported is there."""
 
     def start(self, worker: int, slots: int) -> _LocalLink:
         """Start a worker; never blocks. Its messages and its end are reported."""

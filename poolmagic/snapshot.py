@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["PoolSnapshot", "RunSnapshot", "WorkerSnapshot", "pool_table", "run_line", "show_bytes", "show_seconds"]
+__all__ = [
+    "PoolSnapshot",
+    "RunSnapshot",
+    "TaskSnapshot",
+    "WorkerSnapshot",
+    "pool_table",
+    "run_line",
+    "show_bytes",
+    "show_seconds",
+]
 
 
 @dataclass(frozen=True)
@@ -50,9 +60,28 @@ class RunSnapshot:
         return max(0, self.total - self.done - self.failed) / self.rate
 
 
+class TaskSnapshot(NamedTuple):
+    """A task that runs: its run's number in the books, its position there, and for how many seconds it has run.
+
+    Of a series of items that take microseconds each, `seconds` may be the time since the first of them.
+    """
+
+    run: int
+    position: int
+    seconds: float
+
+
 @dataclass(frozen=True)
 class WorkerSnapshot:
-    """A worker at one moment: `busy` slots of `slots`, `done` items in its life; `state` as in the design page."""
+    """A worker at one moment.
+
+    Attributes:
+        state: As in the design page.
+        busy: Slots that run something.
+        done: Items that are over, returned or failed, in its life; those that it has not reported yet are among them.
+        running: What the busy slots run.
+        unreported: How many items are over and not reported yet.
+    """
 
     id: int
     pid: int | None
@@ -60,6 +89,8 @@ class WorkerSnapshot:
     slots: int
     busy: int
     done: int
+    running: tuple[TaskSnapshot, ...] = ()
+    unreported: int = 0
 
 
 @dataclass(frozen=True)

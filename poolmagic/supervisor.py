@@ -139,6 +139,7 @@ class Supervisor:
             for _ in range(len(self._calls)):
                 function, args = self._calls.popleft()
                 self._guard(function, *args)
+                del function, args  # or this frame would keep a run and its results alive until the next call
             while self._deadlines and self._deadlines[0][0] <= time.monotonic():
                 self._guard(heapq.heappop(self._deadlines)[2])
 

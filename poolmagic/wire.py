@@ -147,7 +147,8 @@ class Decoder:
                 values.append(Payload(body, tuple(self._files.popleft() for _ in range(files))) if files else body)
         del self._buffer[: self._need]
         self._need = HEADER.size
-        return cls(*values)
+        message: Message = cls(*values)
+        return message
 
 
 def _refuse(constant: str) -> None:

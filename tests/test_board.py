@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from poolmagic.board import Board
+from poolmagic.board import DONE, LOOK, POSITION, RUN, SINCE, Board
 from poolmagic.config import MAX_SLOTS
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +41,43 @@ def test_a_slot_says_what_it_runs() -> None:
     assert () == board.running(4)
 
 
+def test_a_slot_says_since_when_it_runs_an_item_and_how_many_it_has_finished() -> None:
+    """What each says of itself, and how many all of them have finished: the idle ones, too."""
+    board = Board()
+    board.start(1, 7, 1000)
+    board.record(1)[0][DONE] = 5
+    board.record(0)[0][DONE] = 3
+
+    [mark], done = board.look(4)
+
+    assert (7, 1000, True, 8) == (mark.run, mark.position, mark.exact, done)
+    assert 0 <= time.monotonic() - mark.since < 60
+
+
+def test_a_slot_that_seldom_looks_at_the_clock_says_when_it_did_last() -> None:
+    """For all items since then the time is too early, and the count too low by those in between."""
+    board = Board()
+    record, times = board.record(0)
+    record[LOOK], record[DONE], times[SINCE] = 100 + 1, 40, 12.5
+    record[POSITION], record[RUN] = 100, 3
+
+    assert ([(2, 100, 12.5, True)], 40) == board.look(1)
+    record[POSITION] = 107
+    assert ([(2, 107, 12.5, False)], 47) == board.look(1)
+    record[RUN] = 0
+    assert ([], 40) == board.look(1)
+
+
+def test_a_slot_between_two_items_runs_nothing() -> None:
+    """Though it has a batch."""
+    board = Board()
+    record, _ = board.record(0)
+    record[POSITION], record[DONE], record[LOOK], record[RUN] = -1, 9, 51, 1
+
+    assert () == board.running(1)
+    assert ([], 9) == board.look(1)
+
+
 def test_only_the_slots_that_are_asked_for_are_read() -> None:
     """A worker of one slot costs one look."""
     board = Board()
@@ -53,8 +91,11 @@ def test_there_is_room_for_every_slot_that_a_worker_may_have() -> None:
     board = Board()
     board.start(MAX_SLOTS - 1, 1, 2)
     assert ((1, 2),) == board.running(MAX_SLOTS)
+    assert 5 == len(board.record(MAX_SLOTS - 1)[0])
     with pytest.raises(IndexError):
         board.start(MAX_SLOTS, 1, 2)
+    with pytest.raises(IndexError):
+        board.record(MAX_SLOTS)
 
 
 def test_a_board_outlives_the_worker_that_wrote_it() -> None:

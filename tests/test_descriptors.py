@@ -9,10 +9,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from poolmagic.descriptors import MOST, receive, transmit
+from poolmagic import descriptors as module
+from poolmagic.descriptors import MOST, transmit
 from tests.conftest import descriptors
 
 Pair = tuple[socket.socket, socket.socket]
+
+
+def receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    data, arrived = module.receive(connection)
+    return bytes(data), arrived
 
 
 @pytest.fixture
@@ -74,9 +80,9 @@ def test_descriptors_of_two_messages_do_not_mix(pair: Pair, pipe: tuple[int, int
     rest = b"012end"
     while rest:
         data, arrived = receive(pair[1])
-        assert rest.startswith(bytes(data))
+        assert rest.startswith(data)
         rest = rest[len(data) :]
-        came[bytes(data[:1])] = len(arrived)
+        came[data[:1]] = len(arrived)
         for descriptor in arrived:
             os.close(descriptor)
 

@@ -187,7 +187,8 @@ def test_without_memory_files_it_travels_all_the_same(monkeypatch: pytest.Monkey
 def test_it_can_be_captured_and_be_in_items(kind: str, make_pool: MakePool) -> None:
     """Directly, and deep inside of something."""
     pool = make_pool(kind, None if kind == "solo" else 2)
-    handle = pm.share({"a": array(), "b": "text"})
+    value: dict[str, Any] = {"a": array(), "b": "text"}
+    handle = pm.share(value)
 
     captured = pool.map(for_kind(kind, lambda i: (float(handle.value["a"][i]), handle.value["b"])), range(20))
     items = pool.map(for_kind(kind, lambda item: float(item["in"][0].value["a"][7])), [{"in": (handle,)}] * 20)

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
+from poolmagic.board import DONE, POSITION, RUN, SINCE
 from poolmagic.errors import TaskCancelled
 from poolmagic.worker.native import perf_counter, read, write
-
-if TYPE_CHECKING:
-    from poolmagic.worker.tasks import Task, Worker
+from poolmagic.worker.outbox import Stretch
+from poolmagic.worker.slots import task_of
+from poolmagic.worker.tasks import FLUSH_SECONDS, Portion, Worker, current
 
 __all__ = ["EventletHub", "GeventHub", "GreenSlots", "Hub"]
 
 TURN_SECONDS: Final = 0.01
 """After so long without a switch a greenlet lets the others run: tasks that never wait would starve the rest."""
+
+GAP: Final = 0.005
+"""At least so long is between two reports, if some slots are busy still: each costs a fraction of a millisecond."""
 
 
 class Hub(Protocol):
@@ -41,6 +44,10 @@ class Hub(Protocol):
 
     def spawn(self, function: Callable[..., None], *args: Any) -> Any:
         """Start a greenlet."""
+        ...
+
+    def spawn_later(self, seconds: float, function: Callable[..., None], *args: Any) -> Any:
+        """Start a greenlet after some time."""
         ...
 
     def pause(self) -> None:
@@ -86,6 +93,10 @@ class GeventHub:
     def spawn(self, function: Callable[..., None], *args: Any) -> Any:
         """Start a greenlet."""
         return self._gevent.spawn(function, *args)
+
+    def spawn_later(self, seconds: float, function: Callable[..., None], *args: Any) -> Any:
+        """Start a greenlet after some time."""
+        return self._gevent.spawn_later(seconds, function, *args)
 
     def pause(self) -> None:
         """Let other greenlets run."""
@@ -167,6 +178,10 @@ class EventletHub:
         """Start a greenlet."""
         return self._eventlet.spawn(function, *args)
 
+    def spawn_later(self, seconds: float, function: Callable[..., None], *args: Any) -> Any:
+        """Start a greenlet after some time."""
+        return self._eventlet.spawn_after(seconds, function, *args)
+
     def pause(self) -> None:
         """Let other greenlets run."""
         self._hub.schedule_call_global(0, self._eventlet.getcurrent().switch)
@@ -182,15 +197,18 @@ class EventletHub:
             self._ended.send()
 
 
-@dataclass
 class _Slot:
-    """A slot with a greenlet; `task` is None for the moment between two tasks."""
+    """A slot with a greenlet."""
 
-    number: int
-    task: Task | None
-    greenlet: Any = None
-    started: bool = False
-    cancelled: bool = False
+    def __init__(self, number: int, record: memoryview, times: memoryview[float]) -> None:
+        self.number = number
+        self.record = record
+        self.times = times
+        self.greenlet: Any = None
+
+    def has(self, run: int, position: int) -> bool:
+        """Whether this task is in the slot."""
+        return self.record[RUN] == run + 1 and self.record[POSITION] == position
 
 
 class GreenSlots:
@@ -200,7 +218,11 @@ class GreenSlots:
         self._hub = hub
         self._slots = self._wanted = slots
         self._free = list(range(slots - 1, -1, -1))
+        self._made: dict[int, _Slot] = {}
         self._busy: dict[int, _Slot] = {}
+        self._starting = 0
+        self._wave = 0
+        self._latest: _Slot | None = None
         self._cancelled: list[int] = []
         self._flush_is_due = False
         self._worker: Worker | None = None
@@ -231,72 +253,132 @@ class GreenSlots:
         self._hub.notify()
 
     def defer(self, flush: Callable[[], None]) -> None:
-        """Flush once for all greenlets that are ready now: a thousand may wake in one go."""
+        """Flush once for all greenlets that are ready now or in a moment: a thousand may wake in one go."""
+        assert self._worker is not None
         if not self._flush_is_due:
             self._flush_is_due = True
-            self._hub.spawn(self._flush, flush)
+            self._hub.spawn_later(max(0.0, self._worker.since + GAP - perf_counter()), self._flush_if_due, flush)
 
-    def _flush(self, flush: Callable[[], None]) -> None:
-        self._flush_is_due = False
-        flush()
+    def _flush_if_due(self, flush: Callable[[], None]) -> None:
+        if self._flush_is_due:
+            self._flush_is_due = False
+            flush()
 
     def _pump(self) -> None:
         """Do what the control thread asked for: cancel, and start greenlets for waiting tasks."""
-        assert self._worker is not None
+        worker = self._worker
+        assert worker is not None
         while self._cancelled:
             run = self._cancelled.pop()
             for slot in self._busy.values():
-                if slot.task is not None and slot.task.run == run:
-                    self._hub.soon(partial(self._strike, slot, slot.task))
+                if slot.record[RUN] == run + 1:
+                    self._hub.soon(partial(self._strike, slot, run, slot.record[POSITION]))
         if self._slots != self._wanted:
-            self._slots = self._wanted
+            self._slots, self._latest = self._wanted, None
             self._free = [number for number in range(self._slots - 1, -1, -1) if number not in self._busy]
-        while self._free and self._worker.has_batches:
-            number = self._free.pop()
-            task = self._worker.next()
-            if task is None:
-                self._free.append(number)
-                self.defer(self._worker.flush)  # nothing more is coming: what is finished should not wait
-                break
-            slot = self._busy[number] = _Slot(number, task)
-            slot.greenlet = self._hub.spawn(self._serve, slot)
+        if not self._starting:
+            self._wave = 0
+            self._start_more(worker, worker.waiting)
         self._end_if_idle()
 
-    def _strike(self, slot: _Slot, task: Task) -> None:
+    def _start_more(self, worker: Worker, waiting: int) -> None:
+        """Start greenlets for waiting tasks: one, and once they have begun twice as many, and so on.
+
+        So there are soon enough if tasks wait, and no hundred of them for a batch that the first one runs alone.
+        """
+        self._wave = self._wave * 2 or 1
+        for _ in range(min(self._wave, len(self._free), waiting)):
+            number = self._free.pop()
+            slot = self._made.get(number) or _Slot(number, *worker.board.record(number))
+            self._made[number] = self._busy[number] = slot
+            self._starting += 1
+            slot.greenlet = self._hub.spawn(self._serve, slot)
+
+    def _strike(self, slot: _Slot, run: int, position: int) -> None:
         """Cancel a task, unless its greenlet has gone on to another by now."""
-        if slot.task is not task:
-            return
-        slot.cancelled = True
-        if slot.started:  # one that has not started would never run; it sees the mark when it does
+        if slot.has(run, position):
             slot.greenlet.throw(TaskCancelled)
 
     def _serve(self, slot: _Slot) -> None:
         """Run tasks in one slot until there is none."""
         worker = self._worker
         assert worker is not None
-        slot.started = True
-        turn = perf_counter()
-        while (task := slot.task) is not None:
+        self._starting -= 1
+        if not self._starting:
+            self._start_more(worker, worker.waiting - 1)
+        current.set(partial(task_of, slot.record))
+        while slot.number < self._slots and (portion := worker.front()) is not None:
             try:
-                if slot.cancelled:
-                    raise TaskCancelled
-                worker.run(task, slot.number)
-                slot.task = None
-                if perf_counter() - turn > TURN_SECONDS:
-                    self._hub.pause()
-                    turn = perf_counter()
-            except TaskCancelled as error:  # before the task began, or while its outcome was put away
-                worker.fail(task, error)
-            slot.cancelled = False
-            slot.task = worker.next() if slot.number < self._slots else None
+                if self._run(worker, portion, slot):
+                    worker.drop(portion)
+            except TaskCancelled as error:  # while the outcome of a task was put away
+                slot.record[DONE] += 1
+                worker.fail(portion, slot.record[POSITION], error)
+        slot.record[RUN] = 0
         del self._busy[slot.number]
         if slot.number < self._slots:
             self._free.append(slot.number)
-        worker.idle(slot.number)
+        worker.idle()
+        if not self._busy:  # there is nothing to wait for
+            self._flush_if_due(worker.flush)
+        if worker.waiting:  # the slot was taken away: another one may be free
+            self._hub.notify()
         self._end_if_idle()
+
+    def _run(self, worker: Worker, portion: Portion, slot: _Slot) -> bool:
+        """Run tasks of a batch in one slot; return True if there are no more, False if the slot was taken away."""
+        record, times, unfinished = slot.record, slot.times, worker.unfinished
+        call, done, out = portion.callable(), record[DONE], portion.out
+        stretch: Stretch | None = None
+        values: list[Any] = []
+        expected, is_empty = -1, True
+        record[RUN] = 0  # while the record is of two runs
+        record[POSITION] = -1
+        record[RUN] = portion.run + 1
+        now = perf_counter()
+        turn_ends = now + TURN_SECONDS
+        for position, raw in portion.tasks:
+            record[POSITION] = position
+            times[SINCE] = now
+            self._latest = slot
+            try:
+                value = call(raw)
+            except BaseException as error:  # a task's SystemExit is its failure, not the worker's end
+                worker.fail(portion, position, error)
+                expected = -1
+            else:
+                if position != expected:  # those between went to other slots
+                    stretch = out.open(position, stretch)
+                    values = stretch.values
+                values.append(value)
+                expected = position + 1
+            if unfinished:
+                worker.send_unfinished((portion.run, position))
+            done += 1
+            record[DONE] = done
+            now = perf_counter()
+            if self._latest is not slot or now > turn_ends:
+                now = self._pause(worker, slot, now)
+                turn_ends = now + TURN_SECONDS
+                if slot.number >= self._slots:
+                    is_empty = False
+                    break
+        if stretch is not None:
+            stretch.is_open = False
+        return is_empty
+
+    def _pause(self, worker: Worker, slot: _Slot, now: float) -> float:
+        """Hand back what is due, and let other greenlets run if none did since the slot's task began."""
+        if now - worker.since > FLUSH_SECONDS:
+            self.defer(worker.flush)
+        if self._latest is slot:
+            slot.record[POSITION] = -1
+            self._flush_if_due(worker.flush)  # who waits for its turn behind a hundred others may wait for long
+            self._hub.pause()
+        return perf_counter()
 
     def _end_if_idle(self) -> None:
         worker = self._worker
-        if worker is not None and worker.stopping and not self._busy and not worker.has_batches:
+        if worker is not None and worker.stopping and not self._busy and not worker.waiting:
             worker.flush()
             self._hub.end()

@@ -40,7 +40,7 @@ class TaskStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Send the whole lines in `text` home, and keep the rest of it for later."""
-        task = current.get()
+        task = _current_task()
         if task is None:
             return self._before.write(text)
         lines, end, rest = (self._worker.unfinished.pop((task, self._name), "") + text).rpartition("\n")
@@ -48,6 +48,7 @@ class TaskStream(io.TextIOBase):
             end, rest = end + rest, ""
         if rest:
             self._worker.unfinished[task, self._name] = rest
+            self._worker.nudges.add("an unfinished line")
         whole = lines + end
         for start in range(0, len(whole), PART):
             self._worker.send(Output(*task, self._name, whole[start : start + PART]))
@@ -55,8 +56,13 @@ class TaskStream(io.TextIOBase):
 
     def flush(self) -> None:
         """Send what the present task wrote since its last line ended."""
-        task = current.get()
+        task = _current_task()
         if task is None:
             self._before.flush()
         else:
             self._worker.send_unfinished(task)
+
+
+def _current_task() -> tuple[int, int] | None:
+    tell = current.get()
+    return None if tell is None else tell()

@@ -11,12 +11,12 @@ import os
 import signal
 import sys
 import traceback
-from typing import Final
 
 from poolmagic.board import Board
+from poolmagic.descriptors import READ_SIZE, receive, transmit
 from poolmagic.errors import WireError
 from poolmagic.messages import Hello, Message
-from poolmagic.payload import Pickled
+from poolmagic.payload import KEPT_FILE, Pickled
 from poolmagic.wire import Decoder, encode
 from poolmagic.worker.native import POLLIN, poll, socket, start_new_thread
 from poolmagic.worker.output import TaskStream
@@ -24,8 +24,6 @@ from poolmagic.worker.slots import InlineSlots, SlotRunner
 from poolmagic.worker.tasks import TICK, Worker
 
 __all__ = ["make_runner", "run_worker"]
-
-READ_SIZE: Final = 1 << 18
 
 
 def make_runner(kind: str, slots: int) -> SlotRunner:
@@ -60,10 +58,14 @@ def run_worker(link: int, board: int, runner: SlotRunner) -> None:
     os.register_at_fork(after_in_child=connection.close)  # a child of a task must not keep the line open
 
     def send(message: Message) -> None:
-        for piece in encode(message):
-            connection.sendall(piece)
+        pieces, descriptors = encode(message)
+        for piece in pieces:
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[transmit(connection, [rest], descriptors) :]
+                descriptors = []
 
-    worker = Worker(send, Pickled(), Board.attach(board), runner)
+    worker = Worker(send, Pickled(KEPT_FILE), Board.attach(board), runner)
     os.close(board)
     sys.stdout = TaskStream(worker, "stdout", sys.stdout)
     sys.stderr = TaskStream(worker, "stderr", sys.stderr)
@@ -86,16 +88,16 @@ def _control(connection: socket, worker: Worker) -> None:
         poller = poll()
         poller.register(connection.fileno(), POLLIN)
         decoder = Decoder()
+        buffer = bytearray(READ_SIZE)
         while True:
             ready = poller.poll(1000 * TICK if worker.active else None)
-            if worker.is_due:
-                worker.flush()
+            worker.tick()
             if not ready:
                 continue
-            data = connection.recv(READ_SIZE)
+            data, descriptors = receive(connection, buffer)
             if not data:
                 os._exit(1)
-            for message in decoder.feed(data):
+            for message in decoder.feed(data, descriptors):
                 worker.receive(message)
     except (OSError, WireError):  # the line to the supervisor is gone, or is no line to a supervisor
         os._exit(1)

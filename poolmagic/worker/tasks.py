@@ -1,7 +1,7 @@
 """A worker, whatever its slots are: batches in, tasks run, outcomes out.
 
-Threads. `receive` and `tick` belong to the control thread (for a local worker: the supervisor's loop thread); `next`,
-`run` and `idle` belong to the slots. They share the batches without a lock on the way of an item: a batch is a C
+Threads. `receive` and `tick` belong to the control thread (for a local worker: the supervisor's loop thread); what
+stands below `Slots` belongs to the slots. They share the batches without a lock on the way of an item: a batch is a C
 iterator, so taking one item from it and taking all the rest are both atomic under the GIL, and whoever comes second
 finds it empty. Finished items are appended to a list; `flush` takes what is there.
 """
@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, Final
+from operator import length_hint
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from poolmagic.board import Board
 from poolmagic.errors import PayloadError, RunCancelled, TaskCancelled
@@ -30,11 +31,14 @@ from poolmagic.messages import (
     Stop,
     Withdraw,
 )
-from poolmagic.payload import Codec, Load
+from poolmagic.payload import Codec
 from poolmagic.worker.native import allocate_lock, perf_counter
-from poolmagic.worker.slots import SlotRunner
+from poolmagic.worker.outbox import Outbox, Stretch, spans_of
 
-__all__ = ["TICK", "Task", "Worker", "current"]
+if TYPE_CHECKING:
+    from poolmagic.worker.slots import SlotRunner
+
+__all__ = ["FLUSH_SECONDS", "TICK", "Portion", "Task", "Worker", "current"]
 
 FLUSH_SECONDS: Final = 0.02
 """After so long a busy worker hands back what is finished: well below the 0.1 s in which a person sees a stutter."""
@@ -42,8 +46,12 @@ FLUSH_SECONDS: Final = 0.02
 TICK: Final = 0.1
 """Seconds after which finished items are handed back even if the task after them goes on."""
 
-current: ContextVar[tuple[int, int] | None] = ContextVar("poolmagic_current", default=None)
-"""The (run, position) of the task that this thread, green thread or coroutine runs."""
+current: ContextVar[Callable[[], tuple[int, int] | None] | None] = ContextVar("poolmagic_current", default=None)
+"""Tells the (run, position) of the task in the slot that this thread, green thread or coroutine belongs to.
+
+It is set once for a slot: setting it for each item would cost more than running a short one. A green thread or
+coroutine that a task starts belongs to the slot, too; one that outlives its task is taken for a part of the next.
+"""
 
 
 class _Call:
@@ -51,76 +59,95 @@ class _Call:
 
     def __init__(self, codec: Codec, message: Function) -> None:
         self._codec = codec
-        self._message = message
-        self._function: Callable[..., Any] | None = None
+        self._payload = message.payload
+        self._stars = message.stars
+        self._function: Callable[[Any], Any] | None = None
         self._error: BaseException | None = None
 
-    def __call__(self, item: Any) -> Any:
-        function = self._function or self._load()
-        if self._message.stars == 0:
-            return function(item)
-        if self._message.stars == 1:
-            return function(*item)
-        args, kwargs = item
-        return function(*args, **kwargs)
+    def direct(self) -> Callable[[Any], Any]:
+        """Return the function of an item; before it is loaded, one that loads it when it is called."""
+        return self._load_and_call if self._function is None else self._function
 
-    def _load(self) -> Callable[..., Any]:
+    def _load_and_call(self, item: Any) -> Any:
+        return self._load()(item)
+
+    def _load(self) -> Callable[[Any], Any]:
         # No lock: a green thread that waits inside the user's import would hold it against all others. Two loads at
         # once do no harm, and the first one stays.
         if self._error is not None:
             raise self._error
+        if self._function is not None:
+            return self._function
         try:
-            loaded = self._codec.load_function(self._message.payload)
+            loaded = self._codec.load_function(self._payload)
         except Exception as error:
             self._error = PayloadError(f"the worker cannot load the function: {type(error).__name__}: {error}")
             raise self._error from error
-        self._function = self._function or loaded
+        if self._function is None:
+            self._function = _of_one_item(loaded, self._stars)
         return self._function
 
 
-class _Outbox:
-    """The finished items of a run that have not been handed back."""
+def _of_one_item(function: Callable[..., Any], stars: int) -> Callable[[Any], Any]:
+    """Return a function of an item, which becomes arguments as `messages.Function` says."""
+    if stars == 0:
+        return function
+    if stars == 1:
+        return lambda item: function(*item)
+    return lambda item: function(*item[0], **item[1])
 
-    __slots__ = ("done", "failed")
 
-    def __init__(self) -> None:
-        self.done: list[tuple[int, Any]] = []
-        self.failed: list[tuple[int, Any]] = []
+class Portion:
+    """A batch in a worker: `tasks` yields (position, packed item) and is shared by all slots that take from it.
 
+    It is made of C iterators alone, so taking one item and taking all the rest are atomic, and whoever comes second
+    does not get what the first one has.
+    """
 
-class _Batch:
-    """A batch in a worker; `tasks` yields (position, packed item) and is shared by all who take from it."""
+    __slots__ = ("_positions", "call", "first", "load", "out", "run", "tasks")
 
-    __slots__ = ("call", "load", "out", "run", "tasks")
-
-    def __init__(self, message: Batch, codec: Codec, call: _Call, out: _Outbox) -> None:
+    def __init__(self, message: Batch, codec: Codec, call: _Call, out: Outbox) -> None:
         items, self.load, _ = codec.open_values(message.payload)
-        wanted = items[message.first - message.start : message.stop - message.start]
         self.run = message.run
-        self.tasks: Iterator[tuple[int, Any]] = zip(range(message.first, message.stop), wanted, strict=False)
+        self.first = message.first
+        wanted = items[message.first - message.start : message.stop - message.start]
+        self._positions = iter(range(message.first, message.stop))
+        self.tasks: Iterator[tuple[int, Any]] = zip(self._positions, wanted, strict=False)
         self.call = call
         self.out = out
 
+    @property
+    def waiting(self) -> int:
+        """How many tasks are left."""
+        return length_hint(self._positions)
 
-class Task:
+    def take_rest(self) -> list[int]:
+        """Take all that is left; return the positions."""
+        # Not `list(self.tasks)`: making a tuple for each may start the garbage collector in the middle of it, which may
+        # run Python code, which may let a slot have one of the next items.
+        return list(self._positions)
+
+    def callable(self) -> Callable[[Any], Any]:
+        """Return what to call on a packed item: the user's own function as soon as that can be."""
+        function, load = self.call.direct(), self.load
+        return function if load is None else lambda raw: function(load(raw))
+
+
+class Task(NamedTuple):
     """One task on its way through a slot."""
 
-    __slots__ = ("batch", "position", "raw")
-
-    def __init__(self, batch: _Batch, position: int, raw: Any) -> None:
-        self.batch = batch
-        self.position = position
-        self.raw = raw
+    portion: Portion
+    position: int
+    raw: Any
 
     @property
     def run(self) -> int:
         """The id of the task's run."""
-        return self.batch.run
+        return self.portion.run
 
     def start(self) -> Any:
         """Call the function; for an ``async def`` this gives the coroutine. Raises whatever the user's code raises."""
-        load: Load | None = self.batch.load
-        return self.batch.call(self.raw if load is None else load(self.raw))
+        return self.portion.callable()(self.raw)
 
 
 class Worker:
@@ -134,49 +161,53 @@ class Worker:
     """
 
     def __init__(self, send: Callable[[Message], None], codec: Codec, board: Board, runner: SlotRunner) -> None:
+        self.board = board
         self._send = send
         self._codec = codec
-        self._board = board
         self._runner = runner
         self._lock = allocate_lock()
         self._calls: dict[int, _Call] = {}
-        self._outboxes: dict[int, _Outbox] = {}
-        self._batches: deque[_Batch] = deque()
-        self._since = perf_counter()
+        self._outboxes: dict[int, Outbox] = {}
+        self._portions: deque[Portion] = deque()
+        self.since = perf_counter()
+        """When finished items were handed back last."""
         self.stopping = False
         self.unfinished: dict[tuple[tuple[int, int], str], str] = {}
         """What tasks printed since their last line ended, by (run, position) and stream."""
+        self.nudges: set[str] = set()
+        """Why a slot that runs one item after the other should look up after the present one; empty as a rule."""
 
     # Control thread ------------------------------------------------------------------------------------------------
 
     @property
-    def has_batches(self) -> bool:
-        """Whether there may be tasks that have not started."""
-        return bool(self._batches)
+    def waiting(self) -> int:
+        """How many tasks have not started."""
+        return sum(portion.waiting for portion in list(self._portions))
 
     @property
     def active(self) -> bool:
         """Whether there is something to flush, or may be before long."""
-        return bool(self._batches) or any(out.done or out.failed for out in list(self._outboxes.values()))
+        return bool(self._portions) or any(list(self._outboxes.values()))
 
-    @property
-    def is_due(self) -> bool:
-        """Whether finished items have waited for long enough."""
-        return self.active and perf_counter() - self._since > TICK
+    def tick(self) -> None:
+        """Hand back what has waited for long enough, for slots that have been too busy to do it."""
+        if self.active and perf_counter() - self.since > TICK:
+            self.nudges.add("the clock")
+            self.flush()
 
     def receive(self, message: Message) -> None:
         """Take one message of the supervisor; does not run the user's code and does not block."""
         match message:
             case Batch():
-                if not self._batches:
-                    self._since = perf_counter()
-                self._batches.append(
-                    _Batch(message, self._codec, self._calls[message.run], self._outboxes[message.run])
+                if not self._portions:
+                    self.since = perf_counter()
+                self._portions.append(
+                    Portion(message, self._codec, self._calls[message.run], self._outboxes[message.run])
                 )
                 self._runner.wake(message.stop - message.first)
             case Function():
                 self._calls[message.run] = _Call(self._codec, message)
-                self._outboxes[message.run] = _Outbox()
+                self._outboxes[message.run] = Outbox()
             case Forget():
                 self._calls.pop(message.run, None)
                 self._outboxes.pop(message.run, None)
@@ -194,9 +225,13 @@ class Worker:
                 raise PayloadError(f"a worker cannot do anything with a {type(message).__name__}")
 
     def _give_back(self, run: int) -> None:
+        rest: list[int] = []
+        for portion in list(self._portions):
+            if portion.run == run:
+                rest += portion.take_rest()
+                self.drop(portion)
         self.flush()  # or what is finished would look like something that was begun
-        positions = [position for batch in list(self._batches) if batch.run == run for position, _ in list(batch.tasks)]
-        self.send(Returned(run, _spans(sorted(positions))))  # even if it is nothing: somebody waits for the answer
+        self.send(Returned(run, tuple(spans_of(sorted(rest)))))  # even if it is nothing: somebody waits for the answer
 
     def send(self, message: Message) -> None:
         """Send one message; blocks only while another thread of this worker sends."""
@@ -205,48 +240,53 @@ class Worker:
 
     # Slots ---------------------------------------------------------------------------------------------------------
 
+    def front(self) -> Portion | None:
+        """Return the first batch that may have tasks left; None if there is none. Who finds it empty drops it."""
+        try:
+            return self._portions[0]
+        except IndexError:
+            return None
+
+    def drop(self, portion: Portion) -> None:
+        """Drop a batch that was found empty, unless another slot did so already."""
+        if portion in self._portions:
+            with suppress(ValueError):  # a thread did, right now
+                self._portions.remove(portion)
+
     def next(self) -> Task | None:
         """Take the next task; None if there is none. Does not block."""
-        while True:
-            try:
-                batch = self._batches[0]
-            except IndexError:
-                return None
-            for position, raw in batch.tasks:
-                return Task(batch, position, raw)
-            with suppress(ValueError):  # another slot found it empty, too
-                self._batches.remove(batch)
-
-    def run(self, task: Task, slot: int) -> None:
-        """Run a task in a slot and keep its outcome; blocks as long as the task does, and raises nothing."""
-        self.begin(task, slot)
-        try:
-            value = task.start()
-        except BaseException as error:  # a task's SystemExit is its failure, not the worker's end
-            self.fail(task, error)
-        else:
-            self.finish(task, value)
-
-    def begin(self, task: Task, slot: int) -> None:
-        """Say that a slot now runs a task."""
-        self._board.start(slot, task.run, task.position)
-        current.set((task.run, task.position))
+        while (portion := self.front()) is not None:
+            for position, raw in portion.tasks:
+                return Task(portion, position, raw)
+            self.drop(portion)
+        return None
 
     def finish(self, task: Task, value: Any) -> None:
         """Keep the value of a task."""
         if self.unfinished:
             self.send_unfinished((task.run, task.position))
-        task.batch.out.done.append((task.position, value))
-        if perf_counter() - self._since > FLUSH_SECONDS:
+        task.portion.out.keep(task.position, value)
+        if perf_counter() - self.since > FLUSH_SECONDS:
             self._runner.defer(self.flush)
 
-    def fail(self, task: Task, error: BaseException) -> None:
+    def fail(self, portion: Portion, position: int, error: BaseException) -> None:
         """Keep the error of a task. Reporting one twice does no harm: the first report counts."""
         if self.unfinished:
-            self.send_unfinished((task.run, task.position))
+            self.send_unfinished((portion.run, position))
         if isinstance(error, TaskCancelled):
             error = RunCancelled("the task was cancelled while it ran", struck=True)
-        task.batch.out.failed.append((task.position, self._pack_error(error)))
+        portion.out.failed.append((position, self._pack_error(error)))
+
+    def break_off(self, portion: Portion, stretch: Stretch, position: int, error: BaseException) -> Stretch:
+        """Keep the error that ended a stretch, and return the one that goes on after it.
+
+        An interrupt that came when the item at `position` had its value already is nobody's failure.
+        """
+        with self._lock:  # or a flush may have changed one half of it
+            is_kept = stretch.first + len(stretch.values) > position
+        if not is_kept:
+            self.fail(portion, position, error)
+        return portion.out.open(position + 1, stretch)
 
     def send_unfinished(self, task: tuple[int, int]) -> None:
         """Send what a task printed without ending the line."""
@@ -262,63 +302,27 @@ class Worker:
             text = f"the task raised {type(error).__qualname__}, and telling of it raised {type(second).__qualname__}"
             return self._codec.pack_error(PayloadError(text))
 
-    def idle(self, slot: int) -> None:
+    def idle(self) -> None:
         """Say that a slot found nothing to do: hand back what is finished."""
-        self._board.clear(slot)
-        current.set(None)
         self._runner.defer(self.flush)
 
     def flush(self) -> None:
         """Hand back all that is finished; runs the user's pickling code."""
-        taken: list[tuple[int, list[tuple[int, Any]], list[tuple[int, Any]]]] = []
         with self._lock:
             now = perf_counter()
-            seconds, self._since = now - self._since, now
-            for run, out in list(self._outboxes.items()):
-                done, failed = _take(out.done), _take(out.failed)
-                if done or failed:
-                    taken.append((run, done, failed))
-        for run, done, failed in taken:
-            self.send(self._outcomes(run, done, failed, seconds))
+            seconds, self.since = now - self.since, now
+            taken = [(run, *out.take()) for run, out in list(self._outboxes.items()) if out]
+        for run, spans, values, failed in taken:
+            self.send(self._outcomes(run, spans, values, failed, seconds))
 
-    def _outcomes(self, run: int, done: list[tuple[int, Any]], failed: list[tuple[int, Any]], seconds: float) -> Done:
-        done.sort(key=_position)
-        positions = [position for position, _ in done]
-        payload, broken = self._codec.pack_values([value for _, value in done], [record for _, record in failed])
+    def _outcomes(
+        self, run: int, spans: list[Span], values: list[Any], failed: list[tuple[int, Any]], seconds: float
+    ) -> Done:
+        payload, broken = self._codec.pack_values(values, [record for _, record in failed])
         if broken:
+            positions = [position for start, stop in spans for position in range(start, stop)]
             failed += [(positions[offset], self._pack_error(error)) for offset, error in broken.items()]
-            positions = [position for offset, position in enumerate(positions) if offset not in broken]
-            payload, _ = self._codec.pack_values(
-                [value for offset, (_, value) in enumerate(done) if offset not in broken],
-                [record for _, record in failed],
-            )
-        return Done(run, _spans(positions), tuple(position for position, _ in failed), seconds, payload)
-
-
-def _take(pairs: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
-    """Take what is in a list that other threads append to."""
-    count = len(pairs)
-    taken = pairs[:count]
-    del pairs[:count]
-    return taken
-
-
-def _position(pair: tuple[int, Any]) -> int:
-    return pair[0]
-
-
-def _spans(positions: list[int]) -> tuple[Span, ...]:
-    """Return sorted positions as spans."""
-    if not positions:
-        return ()
-    first, last = positions[0], positions[-1]
-    if last - first + 1 == len(positions):
-        return ((first, last + 1),)
-    spans: list[Span] = []
-    start = before = first
-    for position in positions[1:]:
-        if position != before + 1:
-            spans.append((start, before + 1))
-            start = position
-        before = position
-    return (*spans, (start, before + 1))
+            spans = spans_of([position for offset, position in enumerate(positions) if offset not in broken])
+            values = [value for offset, value in enumerate(values) if offset not in broken]
+            payload, _ = self._codec.pack_values(values, [record for _, record in failed])
+        return Done(run, tuple(spans), tuple(position for position, _ in failed), seconds, payload)

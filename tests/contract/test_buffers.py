@@ -189,7 +189,7 @@ def test_a_worker_that_gets_no_memory_files_sends_its_results_all_the_same(make_
         def refuse(*_: object) -> int:
             raise PermissionError(errno.EPERM, "not in this container")
 
-        os.memfd_create = refuse
+        vars(os)["memfd_create"] = refuse
         return argument * 2
 
     pool = make_pool("prefork", 1)
@@ -203,6 +203,7 @@ def test_a_kernel_that_gets_no_memory_files_sends_its_items_all_the_same(
     process_kind: str, error: int, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused, or out of memory in the middle of one, or out of descriptors."""
+    gc.collect()
     before = len(memory._open)
     array = numbers()
 
@@ -214,7 +215,7 @@ def test_a_kernel_that_gets_no_memory_files_sends_its_items_all_the_same(
 
     for result in results:
         assert_same(array + 1, result)
-    assert before == len(memory._open)
+    assert len(memory._open) <= before
 
 
 def test_a_kernel_without_mappings_reads_its_results(
@@ -352,15 +353,15 @@ def test_a_worker_killed_while_it_sends_a_large_report_is_replaced(make_pool: Ma
     def task(number: int) -> Any:
         from poolmagic.worker import process
 
-        def die(connection: Any, pieces: Any, descriptors: Any) -> int:
+        def die(connection: Any, pieces: Any, descriptors: Any) -> Any:
             sent = real(connection, [memoryview(pieces[0])[:20]], descriptors)
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
             return sent
 
-        real = process.transmit
+        real = vars(process)["transmit"]
         if number == 1 and not killed.exists():
-            process.transmit = die
+            vars(process)["transmit"] = die
         return numbers(start=number)
 
     results = make_pool("prefork", 1).map(task, range(3))
@@ -447,11 +448,13 @@ def test_imap_with_a_slow_consumer_has_a_bounded_number_of_arrays(process_kind: 
     """However long the input is."""
     pool = make_pool(process_kind, 2)
     most = 0
-    for number, result in enumerate(pool.imap(for_kind(process_kind, lambda one: one * 2), map(constant, range(60)))):
+    before = len(memory._open) + len(memory._mapped)
+    results = pool.imap(for_kind(process_kind, lambda one: one * 2), map(constant, range(100)), buffersize=4)
+    for number, result in enumerate(results):
         assert 2.0 * number == result[0]
-        most = max(most, len(memory._open) + len(memory._mapped))
+        most = max(most, len(memory._open) + len(memory._mapped) - before)
         time.sleep(0.002)
-    assert most < 40
+    assert most <= 15
 
 
 def constant(number: int) -> np.ndarray[Any, Any]:

@@ -65,8 +65,13 @@ class Bench:
 
     def run(self, count: int = 1000) -> None:
         while count and (task := self.worker.next()) is not None:
-            self.worker.run(task, 0)
+            self.board.start(0, task.run, task.position)
+            try:
+                self.worker.finish(task, task.start())
+            except BaseException as error:
+                self.worker.fail(task.portion, task.position, error)
             count -= 1
+        self.board.clear(0)
 
     def outcomes(self) -> tuple[dict[int, Any], dict[int, BaseException]]:
         values: dict[int, Any] = {}
@@ -97,7 +102,7 @@ def test_a_batch_becomes_outcomes(bench: Bench) -> None:
     bench.introduce(1, lambda x: x + 1)
     bench.batch(1, [10, 20, 30], start=5, first=5)
     bench.run()
-    bench.worker.idle(0)
+    bench.worker.idle()
 
     [done] = bench.sent
     assert isinstance(done, Done)
@@ -111,7 +116,7 @@ def test_only_the_wanted_part_of_a_batch_is_run(bench: Bench) -> None:
     payload, _ = bench.codec.pack_values(["a", "b", "c", "d"])
     bench.worker.receive(Batch(1, 10, 11, 13, payload))
     bench.run()
-    bench.worker.idle(0)
+    bench.worker.idle()
 
     assert {11: "b", 12: "c"} == bench.outcomes()[0]
 
@@ -122,7 +127,7 @@ def test_items_become_arguments_as_the_run_says(bench: Bench, stars: int, item: 
     bench.introduce(1, lambda x, y: x**y, stars)
     bench.batch(1, [item])
     bench.run()
-    bench.worker.idle(0)
+    bench.worker.idle()
 
     assert {0: 32} == bench.outcomes()[0]
 
@@ -138,7 +143,7 @@ def test_failures_and_values_that_cannot_travel_are_told_apart_from_the_rest(ben
     bench.introduce(1, task)
     bench.batch(1, [0, 1, 2, 3])
     bench.run()
-    bench.worker.idle(0)
+    bench.worker.idle()
 
     values, errors = bench.outcomes()
     assert {0: 0, 3: 3}.items() <= values.items()
@@ -156,7 +161,7 @@ def test_what_has_not_started_is_given_back_and_never_runs(bench: Bench) -> None
     bench.worker.receive(Withdraw(1))
     bench.worker.receive(Withdraw(1))
     bench.run()
-    bench.worker.idle(0)
+    bench.worker.idle()
 
     assert [Returned(1, ((1, 4),)), Returned(1, ())] == [one for one in bench.sent if isinstance(one, Returned)]
     assert {0} == {start for one in bench.sent if isinstance(one, Done) for start, _ in one.spans}
@@ -170,7 +175,7 @@ def test_a_worker_with_unreported_outcomes_is_active() -> None:
     bench.batch(1, [0])
     bench.run()
 
-    assert not bench.worker.has_batches
+    assert 0 == bench.worker.waiting
     assert bench.worker.active
     bench.worker.flush()
     assert not bench.worker.active
@@ -195,7 +200,7 @@ def test_a_task_that_was_stopped_says_so(bench: Bench) -> None:
     bench.introduce(1, task)
     bench.batch(1, [0])
     bench.run()
-    bench.worker.idle(0)
+    bench.worker.idle()
 
     error = bench.outcomes()[1][0]
     assert isinstance(error, RunCancelled)
@@ -209,7 +214,7 @@ def test_the_board_says_what_runs(bench: Bench) -> None:
     bench.introduce(7, lambda x: seen.append(bench.board.running(1)))
     bench.batch(7, [0, 0], start=40, first=40)
     bench.run()
-    bench.worker.idle(0)
+    bench.worker.idle()
 
     assert [((7, 40),), ((7, 41),)] == seen
     assert () == bench.board.running(1)
@@ -223,7 +228,7 @@ def test_a_function_that_cannot_be_loaded_fails_its_items(bench: Bench) -> None:
         bench.worker.receive(Function(1, 0, b"no pickle"))
     bench.batch(1, ["0", "1"])
     bench.run()
-    bench.worker.idle(0)
+    bench.worker.idle()
 
     values, errors = bench.outcomes()
     assert not values

@@ -1,0 +1,97 @@
+"""The finished items of a run that a worker has not handed back yet.
+
+Slots put in, whoever flushes takes out, in different threads. Putting in is one append to a list, which is atomic; who
+takes out holds the worker's lock.
+"""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from typing import Any
+
+from poolmagic.messages import Span
+
+__all__ = ["Outbox", "Stretch", "spans_of"]
+
+_position = itemgetter(0)
+
+
+class Stretch:
+    """The values of consecutive items from position `first` on. While it is open its slot appends to `values`."""
+
+    __slots__ = ("first", "is_open", "values")
+
+    def __init__(self, first: int, values: list[Any], *, is_open: bool) -> None:
+        self.first = first
+        self.values = values
+        self.is_open = is_open
+
+
+class Outbox:
+    """What is finished: stretches of values, and packed errors."""
+
+    __slots__ = ("_stretches", "failed")
+
+    def __init__(self) -> None:
+        self._stretches: list[Stretch] = []
+        self.failed: list[tuple[int, Any]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.failed or any(stretch.values for stretch in list(self._stretches)))
+
+    def keep(self, position: int, value: Any) -> None:
+        """Keep the value of one item."""
+        self._stretches.append(Stretch(position, [value], is_open=False))
+
+    def open(self, first: int, before: Stretch | None = None) -> Stretch:
+        """Open a stretch; the one `before` it is complete."""
+        if before is not None:
+            before.is_open = False
+        stretch = Stretch(first, [], is_open=True)
+        self._stretches.append(stretch)
+        return stretch
+
+    def take(self) -> tuple[list[Span], list[Any], list[tuple[int, Any]]]:
+        """Take all: spans, their values in order, and failures. One thread at a time; slots may go on meanwhile."""
+        stretches = list(self._stretches)
+        still_open: list[Stretch] = []
+        pieces: list[tuple[int, list[Any]]] = []
+        for stretch in stretches:
+            first, values = stretch.first, stretch.values
+            if stretch.is_open:
+                still_open.append(stretch)
+                values = _take(values)
+                stretch.first += len(values)
+            if values:
+                pieces.append((first, values))
+        self._stretches[: len(stretches)] = still_open
+        pieces.sort(key=_position)
+        spans = _joined([(first, first + len(values)) for first, values in pieces])
+        values = pieces[0][1] if len(pieces) == 1 else [value for _, part in pieces for value in part]
+        return spans, values, _take(self.failed)
+
+
+def _take(entries: list[Any]) -> list[Any]:
+    """Take what is in a list that a slot may append to at the same time."""
+    count = len(entries)
+    taken = entries[:count]
+    del entries[:count]
+    return taken
+
+
+def spans_of(positions: list[int]) -> list[Span]:
+    """Return sorted positions as spans."""
+    if positions and positions[-1] - positions[0] + 1 == len(positions):
+        return [(positions[0], positions[-1] + 1)]
+    return _joined([(position, position + 1) for position in positions])
+
+
+def _joined(spans: list[Span]) -> list[Span]:
+    """Return sorted spans with those as one that follow each other."""
+    joined: list[Span] = []
+    for start, stop in spans:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return joined

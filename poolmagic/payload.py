@@ -18,6 +18,7 @@ import traceback
 import types
 import weakref
 from collections.abc import Callable, Sequence
+from operator import countOf
 from typing import Any, Final, Protocol, TypeAlias
 
 from poolmagic import records, traces
@@ -73,6 +74,9 @@ class Codec(Protocol):
 def _are_plain(values: Sequence[Any]) -> bool:
     """Whether all values, or all members of all tuples, are exactly numbers or strings: safe as one pickle."""
     if type(values) is range:
+        return True
+    first = type(values[0]) if values else int
+    if first in _ATOMS and countOf(map(type, values), first) == len(values):  # twice as fast, and the usual case
         return True
     kinds = set(map(type, values))
     return kinds <= _ATOMS or (kinds == {tuple} and set(map(type, itertools.chain.from_iterable(values))) <= _ATOMS)

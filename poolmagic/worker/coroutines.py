@@ -112,6 +112,7 @@ class CoroutineSlots:
         if worker.stopping and not self._busy and not worker.waiting:
             worker.flush()
             self._loop.stop()
+        worker.tidy()
 
     def _start_more(self, worker: Worker, waiting: int) -> None:
         """Start coroutines for waiting tasks: one, and once they have begun twice as many, and so on.

@@ -280,6 +280,7 @@ class GreenSlots:
             self._wave = 0
             self._start_more(worker, worker.waiting)
         self._end_if_idle()
+        worker.tidy()
 
     def _start_more(self, worker: Worker, waiting: int) -> None:
         """Start greenlets for waiting tasks: one, and once they have begun twice as many, and so on.

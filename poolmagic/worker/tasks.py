@@ -8,6 +8,7 @@ finds it empty. Finished items are appended to a list; `flush` takes what is the
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from poolmagic.board import Board
 from poolmagic.errors import PayloadError, RunCancelled, TaskCancelled
+from poolmagic.memory import Payload
 from poolmagic.messages import (
     Batch,
     Cancel,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FLUSH_SECONDS", "TICK", "Portion", "Task", "Worker", "current"]
 
-FLUSH_SECONDS: Final = 0.02
+FLUSH_SECONDS: Final = 0.08
 """After so long a busy worker hands back what is finished: well below the 0.1 s in which a person sees a stutter."""
 
 TICK: Final = 0.1
@@ -60,6 +62,7 @@ class _Call:
     def __init__(self, codec: Codec, message: Function) -> None:
         self._codec = codec
         self._payload = message.payload
+        self.is_large = isinstance(message.payload, Payload)
         self._stars = message.stars
         self._function: Callable[[Any], Any] | None = None
         self._error: BaseException | None = None
@@ -172,6 +175,7 @@ class Worker:
         self.since = perf_counter()
         """When finished items were handed back last."""
         self.stopping = False
+        self._is_littered = False
         self.unfinished: dict[tuple[tuple[int, int], str], str] = {}
         """What tasks printed since their last line ended, by (run, position) and stream."""
         self.nudges: set[str] = set()
@@ -209,8 +213,11 @@ class Worker:
                 self._calls[message.run] = _Call(self._codec, message)
                 self._outboxes[message.run] = Outbox()
             case Forget():
-                self._calls.pop(message.run, None)
+                call = self._calls.pop(message.run, None)
                 self._outboxes.pop(message.run, None)
+                if call is not None and call.is_large:
+                    self._is_littered = True
+                    self._runner.wake(0)
             case Withdraw():
                 self._give_back(message.run)
             case Cancel():
@@ -305,13 +312,25 @@ class Worker:
     def idle(self) -> None:
         """Say that a slot found nothing to do: hand back what is finished."""
         self._runner.defer(self.flush)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Let go of what a function had captured that is large; in a slot's thread, because it runs finalizers.
+
+        A function that knows itself by a global name is a cycle, and an idle worker collects no garbage by itself.
+        """
+        if self._is_littered and not self._portions:
+            self._is_littered = False
+            gc.collect()
 
     def flush(self) -> None:
         """Hand back all that is finished; runs the user's pickling code."""
         with self._lock:
+            taken = [(run, *out.take()) for run, out in list(self._outboxes.items()) if out]
+            if not taken:  # and whatever runs began before now
+                return
             now = perf_counter()
             seconds, self.since = now - self.since, now
-            taken = [(run, *out.take()) for run, out in list(self._outboxes.items()) if out]
         for run, spans, values, failed in taken:
             self.send(self._outcomes(run, spans, values, failed, seconds))
 

@@ -74,6 +74,7 @@ class Run:
         self._values: list[Any] = [] if feed.total is None else [_MISSING] * feed.total
         self._failures: dict[int, Failure] = {}
         self._done = 0
+        self._finished = 0
         self._earlier = 0
         self._state = "running"
         self._error: BaseException | None = None
@@ -150,16 +151,18 @@ class Run:
             busy, slots, unreported = self._engine.busy(asking.id) if self._engine is not None else (1, 1, 0)
         elapsed = time.monotonic() - self._started if self._elapsed is None else self._elapsed
         total = len(self._values) if self._total is None and self._feed.exhausted else self._total
-        done = self._done + unreported
-        if total is not None:  # what is not reported may be failures, and is counted twice if it arrives just now
-            done = max(self._done, min(done, total - len(self._failures)))
+        # What is on its way from the books to here is in neither count for a moment; a bar must not go back for that.
+        failed = len(self._failures)
+        finished = max(self._finished, self._done + failed + unreported)
+        self._finished = finished = finished if total is None else min(finished, total)
+        done = finished - failed if self._state == "running" else self._done
         return RunSnapshot(
             self.id,
             self.name,
             self._kind,
             self._state,
             done,
-            len(self._failures),
+            failed,
             total,
             elapsed,
             busy,
@@ -186,7 +189,7 @@ class Run:
         pool = self.pool
         self._engine, self._work = pool._work_again(self._work, f)
         self._busy_pool = pool
-        self._earlier = self._done
+        self._earlier = self._finished = self._done
         final = [] if self._work.options.fail_fast else [(failure.index, failure.item) for failure in self.failures]
         for index in self._failures:
             self._values[index : index + 1] = [_MISSING]

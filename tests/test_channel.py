@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from tempfile import TemporaryFile
 
 import pytest
 
@@ -39,10 +40,11 @@ def test_messages_arrive_in_order(pair: tuple[Channel, socket.socket]) -> None:
 
 
 def test_a_message_that_does_not_fit_is_written_as_room_appears(pair: tuple[Channel, socket.socket]) -> None:
-    """`send` returns at once, and nothing of the message is lost."""
+    """`write` returns at once, and nothing of the message is lost."""
     channel, theirs = pair
     message = Done(1, ((0, 1),), (), 1.0, os.urandom(5_000_000))
     channel.send(message)
+    channel.write()
     assert channel.is_backed_up
 
     decoder = Decoder()
@@ -60,6 +62,7 @@ def test_descriptors_travel_with_their_message(pair: tuple[Channel, socket.socke
     channel, theirs = pair
     reader, writer = os.pipe()
     channel.send(Fork(7, 1), [writer])
+    channel.write()
     os.close(writer)
 
     data, descriptors, _, _ = socket.recv_fds(theirs, 4096, 4)
@@ -69,6 +72,31 @@ def test_descriptors_travel_with_their_message(pair: tuple[Channel, socket.socke
     assert b"hello" == os.read(reader, 10)
     os.close(reader)
     os.close(descriptors[0])
+
+
+def test_messages_that_wait_are_written_in_one_go(pair: tuple[Channel, socket.socket]) -> None:
+    """Whoever owns the channel is told once that there is something to write; descriptors stay with their message."""
+    channel, theirs = pair
+    told: list[Channel] = []
+    channel.wake = told.append
+    with TemporaryFile() as first, TemporaryFile() as second:
+        sent: list[Message] = [Hello(1), Fork(2, 1), Hello(3), Fork(4, 1), Hello(5)]
+        for message, file in zip(sent, [None, first, None, second, None], strict=True):
+            channel.send(message, [file.fileno()] if file else None)
+        assert [channel] == told
+        channel.write()
+
+    received: list[Message] = []
+    found: list[int] = []
+    decoder = Decoder()
+    while len(received) < len(sent):
+        data, descriptors, _, _ = socket.recv_fds(theirs, 4096, 4)
+        received += decoder.feed(data)
+        found += descriptors
+    assert sent == received
+    assert 2 == len(found)
+    for descriptor in found:
+        os.close(descriptor)
 
 
 @pytest.mark.parametrize("end", ["closed", "garbage"])
@@ -92,6 +120,7 @@ def test_writing_to_a_peer_that_is_gone_is_no_error(pair: tuple[Channel, socket.
     theirs.close()
 
     channel.send(Hello(1))
+    channel.write()
 
     assert not channel.is_backed_up
     assert ([], False) == channel.read()

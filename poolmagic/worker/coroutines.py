@@ -6,7 +6,8 @@ Everything runs in the loop's thread but `wake`, `cancel`, `resize` and `stop`, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -206,7 +207,7 @@ class CoroutineSlots:
         while coroutine.cancelling():
             coroutine.uncancel()
         with suppress(asyncio.CancelledError):  # one that was asked for, and had not struck when the task ended
-            await asyncio.sleep(0)
+            await _turn()
 
     async def _pause(self, worker: Worker, slot: _Slot, now: float) -> float:
         """Hand back what is due, and let other coroutines run if none did since the slot's task began."""
@@ -216,10 +217,16 @@ class CoroutineSlots:
             slot.record[POSITION] = -1
             self._flush_if_due(worker.flush)  # who waits for its turn behind a hundred others may wait for long
             with suppress(asyncio.CancelledError):  # the user's code found this coroutine between two tasks
-                await asyncio.sleep(0)
+                await _turn()
         return perf_counter()
 
 
 def _explained(error: BaseException, *, by_us: bool) -> BaseException:
     """Return what a task raised; a cancel that is not ours is a failure like any other."""
     return TaskCancelled() if by_us and isinstance(error, asyncio.CancelledError) else error
+
+
+@types.coroutine
+def _turn() -> Generator[None, None, None]:
+    """Let other coroutines run once."""
+    yield

@@ -14,10 +14,6 @@ from tests.benchmarks.workload import Workload
 __all__ = ["render", "write_page"]
 
 _HEAD: Final = """\
----
-orphan: true
----
-
 <!-- Written by `make bench`. Change tests/benchmarks/page.py instead. -->
 
 # Benchmarks

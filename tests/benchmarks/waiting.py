@@ -54,7 +54,7 @@ WORKLOADS: Final = (
         name="sleeps",
         title="1,000 sleeps of 0.1 s at once",
         what="1,000 slots, warm; 0.1 s at best. Each kind of pool stands beside what a script would do by hand.",
-        target="as fast as a script of one's own",
+        target="within 1.15 of a script of one's own",
         figures=(SECONDS,),
         items=1000,
         peers=(
@@ -76,7 +76,7 @@ WORKLOADS: Final = (
         title="2,000 downloads at 1,000 at once",
         what="`urlopen` on a server of this machine that keeps each answer back for 50 ms; 1,000 slots, warm; "
         "`-w 2` shares them between two processes.",
-        target="as fast as a script of one's own, and with `-w 2` faster",
+        target="within 1.15 of a script of one's own, and with `-w 2` faster",
         figures=(SECONDS,),
         items=2000,
         peers=(
@@ -97,7 +97,7 @@ WORKLOADS: Final = (
         title="500,000 times x*x in green threads",
         what="A task that takes no time on 100 green threads, warm, beside `gevent.pool.Pool(100).imap` and "
         "`eventlet.GreenPool(100).imap`.",
-        target="faster than a script of one's own",
+        target="ten times faster than a script of one's own",
         figures=(SECONDS,),
         items=500_000,
         peers=("poolmagic-gevent", "gevent", "poolmagic-eventlet", "eventlet"),

@@ -20,6 +20,7 @@ from poolmagic.core import events as ev
 from poolmagic.core.state import PoolState
 from poolmagic.messages import Span
 from poolmagic.testing import spans_of
+from poolmagic.worker.slots import WORTH_SECONDS
 from poolmagic.worker.tasks import FLUSH_SECONDS, TICK
 
 __all__ = ["Costs", "Simulation"]
@@ -240,7 +241,7 @@ class Process:
         """Go on to the next batch, or be idle."""
         self._current = self._waiting.popleft() if self._waiting else None
         self._began = self._simulation.now
-        if self._current is None:
+        if self._current is None or self._simulation.now - self._since > WORTH_SECONDS:
             self._flush()
         self._plan()
 

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 __all__ = ["FLOOR", "GROWTH", "SLOW", "TARGET", "Plan", "Sizer"]
 
 TARGET: Final = 0.05
-"""Seconds of work that a batch should be: long against the cost of a batch (about 0.0002 s), short against patience,
-and more than twice the time after which a worker reports, so that the next order is out before this batch ends."""
+"""Seconds of work that a batch should be: long against the cost of a batch (about 0.001 s of CPU time for the kernel,
+when all CPUs are busy), and short against patience."""
 FLOOR: Final = 0.002
 """Seconds of work below which it does not pay to share: ten times the cost of a batch."""
 SLOW: Final = 0.1

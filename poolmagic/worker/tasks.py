@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FLUSH_SECONDS", "TICK", "Portion", "Task", "Worker", "current"]
 
-FLUSH_SECONDS: Final = 0.08
-"""After so long a busy worker hands back what is finished: well below the 0.1 s in which a person sees a stutter."""
+FLUSH_SECONDS: Final = 0.02
+"""After so long a busy worker of many slots hands back what is finished: it has no more than an item for each slot to
+go on with."""
 
 TICK: Final = 0.1
 """Seconds after which finished items are handed back even if the task after them goes on."""

@@ -20,7 +20,7 @@ from poolmagic.core import events as ev
 from poolmagic.core.state import PoolState
 from poolmagic.messages import Span
 from poolmagic.testing import spans_of
-from poolmagic.worker.slots import WORTH_SECONDS
+from poolmagic.worker.slots import REPORT_SECONDS, WORTH_SECONDS
 from poolmagic.worker.tasks import FLUSH_SECONDS, TICK
 
 __all__ = ["Costs", "Simulation"]
@@ -254,7 +254,7 @@ class Process:
         sums = self._simulation.sums[run]
         zero = self._began - sums[start]  # the time when item 0 would have begun
         look = zero + sums[stop]
-        due = bisect_right(sums, self._since + FLUSH_SECONDS - zero, start + 1, stop + 1)
+        due = bisect_right(sums, self._since + REPORT_SECONDS - zero, start + 1, stop + 1)
         if due <= stop:
             look = min(look, zero + sums[due])
         tick = self._since + TICK
@@ -266,7 +266,7 @@ class Process:
         if look != self._look:
             return
         self._advance()
-        if self._simulation.now - self._since >= FLUSH_SECONDS:
+        if self._simulation.now - self._since >= REPORT_SECONDS:
             self._flush()
         if self._current is None:
             self._next()

@@ -237,7 +237,7 @@ def test_what_is_finished_is_reported_before_the_rest_is_given_back() -> None:
 
 def test_short_items_are_reported_while_others_of_their_batch_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here after each look at the clock."""
-    monkeypatch.setattr(slots_module, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(slots_module, "REPORT_SECONDS", 0.0)
     bench = Bench(lambda x: len(bench.sent))
     bench.batch(0, [0] * 10_000)
     bench.serve()

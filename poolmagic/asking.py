@@ -94,6 +94,7 @@ class Asking:
         self._feed = feed
         self._sink = sink
         self._inbox: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = SimpleQueue()
+        self._next: tuple[Callable[..., None], tuple[Any, ...]] | None = None
         self._orders: deque[int] = deque()
         self.interrupts = Interrupts(lambda: self._inbox.put((_nothing, ())))
 
@@ -109,7 +110,8 @@ class Asking:
 
     def ask(self, size: int) -> None:
         """Take the order for the next items."""
-        self._inbox.put((self._orders.append, (size,)))
+        self._orders.append(size)
+        self._inbox.put((_nothing, ()))
 
     def accept(self, message: Done, spans: tuple[Span, ...], failed: tuple[int, ...], worker: str) -> None:
         """Take what a worker finished."""
@@ -157,10 +159,13 @@ class Asking:
     def step(self, timeout: float | None) -> bool:
         """Do the next thing there is to do; blocks at most `timeout` seconds for it. False if none came."""
         __tracebackhide__ = True
-        try:
-            action, arguments = self._inbox.get(timeout=timeout) if timeout != 0 else self._inbox.get_nowait()
-        except Empty:
-            return False
+        if self._next is None:
+            try:
+                self._next = self._inbox.get(timeout=timeout) if timeout != 0 else self._inbox.get_nowait()
+            except Empty:
+                return False
+        self.serve()  # first of all: a worker waits for that, and nobody but us for results
+        (action, arguments), self._next = self._next, None
         action(*arguments)
         self.serve()
         return True

@@ -68,7 +68,7 @@ def test_as_many_travel_as_a_message_can_have(pair: Pair, pipe: tuple[int, int])
     assert [os.fstat(pipe[number % 2]).st_mode for number in range(MOST)] == inodes
     for descriptor in arrived:
         os.close(descriptor)
-    assert before == descriptors()
+    assert descriptors() <= before  # warm workers of other tests may end meanwhile
 
 
 def test_descriptors_of_two_messages_do_not_mix(pair: Pair, pipe: tuple[int, int]) -> None:
@@ -119,4 +119,4 @@ def test_descriptors_without_room_are_not_leaked(pair: Pair, pipe: tuple[int, in
     assert len(arrived) <= 5
     for descriptor in arrived:
         os.close(descriptor)
-    assert before == descriptors()
+    assert descriptors() <= before  # warm workers of other tests may end meanwhile

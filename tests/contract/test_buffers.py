@@ -437,7 +437,7 @@ def test_an_interrupt_while_items_are_written_leaves_nothing_behind(
         patch.setattr(os, "pwrite", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pool.map(np.sum, [numbers()] * 3)
-    assert before == descriptors()
+    assert descriptors() <= before  # warm workers of other tests may end meanwhile
     run = pool.last_run
     assert run is not None
     assert [float(np.sum(numbers()))] * 3 == run.resume()

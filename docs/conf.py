@@ -29,7 +29,7 @@ extensions = [
     "sphinx_design",
     "state_diagrams",
 ]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "jupyter_execute"]
 
 # Pages
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]

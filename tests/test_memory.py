@@ -8,6 +8,7 @@ import gc
 import os
 import resource
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,14 +25,14 @@ from poolmagic.memory import (
     share_places,
     store,
 )
-from tests.conftest import descriptors
 
 MB = 1 << 20
 
 
 def usage() -> tuple[int, int, int]:
-    """Descriptors of this process, open memory files, and mappings."""
-    return descriptors(), len(memory._open), len(memory._mapped)
+    """Descriptors of memory files, memory files, and mappings; others belong to other tests' warm workers."""
+    links = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    return sum(link.startswith("/memfd:poolmagic ") for link in links), len(memory._open), len(memory._mapped)
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,7 @@ def nothing_is_left() -> Iterator[None]:
     gc.collect()
     before = usage()
     yield
+    gc.collect()  # what an error that was caught has in its traceback
     assert all(now <= then for now, then in zip(usage(), before, strict=True))
 
 
@@ -84,10 +86,10 @@ def test_nobody_else_sees_what_is_written_into_a_mapping() -> None:
 def test_a_received_file_needs_no_descriptor() -> None:
     """It is mapped at once, and a kernel that keeps a thousand results has all of its descriptors still."""
     file = create(some(MB))
-    before = descriptors()
+    before, _, _ = usage()
     received = [MemoryFile.receive(os.dup(file.descriptor)) for _ in range(50)]
 
-    assert before == descriptors()
+    assert before == usage()[0]
     assert all(some(MB) == one.view() for one in received)
 
 
@@ -100,7 +102,7 @@ def test_a_mapping_lives_as_long_as_a_view_of_it() -> None:
 
     assert some(MB)[1000:2000] == view
     del view
-    assert before == usage()
+    assert all(now <= then for now, then in zip(usage(), before, strict=True))
 
 
 def test_a_file_without_a_byte_can_be_read() -> None:
@@ -119,7 +121,7 @@ def test_an_unmappable_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert some(3 * MB) == received.view()
     received.view()[0] = 99
-    assert before == usage()
+    assert all(now <= then for now, then in zip(usage(), before, strict=True))
 
 
 class FailingLibrary:
@@ -147,14 +149,14 @@ def test_the_users_code_keeps_three_quarters_of_the_descriptors() -> None:
     """A thousand submitted arrays must not leave the notebook without a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files: list[MemoryFile] = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
     try:
         with pytest.raises(OSError, match="enough memory files are open") as caught:
             make_too_many(files)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert errno.EMFILE == caught.value.errno
-    assert 64 == len(memory._open)
+    assert 256 == len(memory._open)
 
 
 def make_too_many(files: list[MemoryFile]) -> None:
@@ -172,7 +174,7 @@ def test_a_file_that_could_not_be_finished_is_closed(
         patch.setattr(os, "pwrite", failing_after(1, os.pwrite, error))
         with pytest.raises(error):
             store([some(MB), some(MB, seed=2)], 1)
-    assert before == usage()
+    assert all(now <= then for now, then in zip(usage(), before, strict=True))
 
 
 def failing_after(calls: int, function: Callable[..., Any], error: type[BaseException]) -> Callable[..., Any]:
@@ -369,4 +371,4 @@ def test_garbage_is_collected_in_any_order() -> None:
     cycle += [cycle, cycle[0].view[5:], cycle[0].file]
     del cycle
     gc.collect()
-    assert before == usage()
+    assert all(now <= then for now, then in zip(usage(), before, strict=True))

@@ -178,6 +178,10 @@ class Asking:
                 return
             self._fill(self._orders.popleft(), room)
 
+    def busy(self) -> tuple[int, int, int]:
+        """Return how many slots run something, how many there are, and how many items are not reported yet."""
+        return self._engine.busy(self.id)
+
     def halt(self, verdict: ev.Verdict, kill: bool) -> None:
         """End the run early; does not block. With `kill`, what runs is stopped too."""
         self._engine.post(ev.Halt(self.id, verdict, kill))

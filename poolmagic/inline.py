@@ -79,7 +79,6 @@ class InlineAsking:
     """
 
     def __init__(self, work: Work, feed: Feed, sink: Sink, *, ahead: bool) -> None:
-        self.id = -1
         self.verdict: Verdict | None = None
         self.error: PoolMagicError | None = None
         self._call = make_callable(work.payload, work.stars)
@@ -99,6 +98,10 @@ class InlineAsking:
 
     def serve(self) -> None:
         """Do nothing: nobody orders items."""
+
+    def busy(self) -> tuple[int, int, int]:
+        """Return that the one slot runs something, and that nothing waits to be reported."""
+        return 1, 1, 0
 
     def halt(self, verdict: Verdict, kill: bool) -> None:
         """End the run after the present step."""

@@ -148,7 +148,7 @@ class Run:
         busy, slots, unreported = 0, 0, 0
         asking = self._asking
         if asking is not None and not self.done():
-            busy, slots, unreported = self._engine.busy(asking.id) if self._engine is not None else (1, 1, 0)
+            busy, slots, unreported = asking.busy()
         elapsed = time.monotonic() - self._started if self._elapsed is None else self._elapsed
         total = len(self._values) if self._total is None and self._feed.exhausted else self._total
         # What is on its way from the books to here is in neither count for a moment; a bar must not go back for that.

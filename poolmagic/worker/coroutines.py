@@ -15,7 +15,7 @@ from typing import Any, Final
 from poolmagic.board import DONE, POSITION, RUN, SINCE
 from poolmagic.errors import TaskCancelled
 from poolmagic.worker.native import perf_counter
-from poolmagic.worker.outbox import Stretch
+from poolmagic.worker.outbox import Row
 from poolmagic.worker.slots import task_of
 from poolmagic.worker.tasks import FLUSH_SECONDS, Portion, Worker, current
 
@@ -159,10 +159,8 @@ class CoroutineSlots:
         """Run tasks of a batch in one slot; return True if there are no more, False if the slot was taken away."""
         record, times, unfinished, coroutine = slot.record, slot.times, worker.unfinished, slot.coroutine
         assert coroutine is not None
-        call, done, out = portion.callable(), record[DONE], portion.out
-        stretch: Stretch | None = None
-        values: list[Any] = []
-        expected, is_empty = -1, True
+        call, done = portion.callable(), record[DONE]
+        row, is_empty = Row(portion.out), True
         record[RUN] = 0  # while the record is of two runs
         record[POSITION] = -1
         record[RUN] = portion.run + 1
@@ -176,13 +174,8 @@ class CoroutineSlots:
                 value = await call(raw)
             except BaseException as error:  # a task's SystemExit is its failure, not the worker's end
                 worker.fail(portion, position, _explained(error, by_us=slot.is_struck))
-                expected = -1
             else:
-                if position != expected:  # those between went to other slots
-                    stretch = out.open(position, stretch)
-                    values = stretch.values
-                values.append(value)
-                expected = position + 1
+                row.keep(position, value)
             if unfinished:
                 worker.send_unfinished((portion.run, position))
             done += 1
@@ -196,8 +189,7 @@ class CoroutineSlots:
                 if slot.number >= self._slots:
                     is_empty = False
                     break
-        if stretch is not None:
-            stretch.is_open = False
+        row.close()
         return is_empty
 
     async def _recover(self, slot: _Slot, coroutine: asyncio.Task[Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from poolmagic.board import DONE, POSITION, RUN, SINCE
 from poolmagic.errors import TaskCancelled
 from poolmagic.worker.native import perf_counter, read, write
-from poolmagic.worker.outbox import Stretch
+from poolmagic.worker.outbox import Row
 from poolmagic.worker.slots import task_of
 from poolmagic.worker.tasks import FLUSH_SECONDS, Portion, Worker, current
 
@@ -329,10 +329,8 @@ class GreenSlots:
     def _run(self, worker: Worker, portion: Portion, slot: _Slot) -> bool:
         """Run tasks of a batch in one slot; return True if there are no more, False if the slot was taken away."""
         record, times, unfinished = slot.record, slot.times, worker.unfinished
-        call, done, out = portion.callable(), record[DONE], portion.out
-        stretch: Stretch | None = None
-        values: list[Any] = []
-        expected, is_empty = -1, True
+        call, done = portion.callable(), record[DONE]
+        row, is_empty = Row(portion.out), True
         record[RUN] = 0  # while the record is of two runs
         record[POSITION] = -1
         record[RUN] = portion.run + 1
@@ -346,13 +344,8 @@ class GreenSlots:
                 value = call(raw)
             except BaseException as error:  # a task's SystemExit is its failure, not the worker's end
                 worker.fail(portion, position, error)
-                expected = -1
             else:
-                if position != expected:  # those between went to other slots
-                    stretch = out.open(position, stretch)
-                    values = stretch.values
-                values.append(value)
-                expected = position + 1
+                row.keep(position, value)
             if unfinished:
                 worker.send_unfinished((portion.run, position))
             done += 1
@@ -364,8 +357,7 @@ class GreenSlots:
                 if slot.number >= self._slots:
                     is_empty = False
                     break
-        if stretch is not None:
-            stretch.is_open = False
+        row.close()
         return is_empty
 
     def _pause(self, worker: Worker, slot: _Slot, now: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from poolmagic.messages import Span
 
-__all__ = ["Outbox", "Stretch", "spans_of"]
+__all__ = ["Outbox", "Row", "Stretch", "spans_of"]
 
 _position = itemgetter(0)
 
@@ -21,10 +21,33 @@ class Stretch:
 
     __slots__ = ("first", "is_open", "values")
 
-    def __init__(self, first: int, values: list[Any], *, is_open: bool) -> None:
+    def __init__(self, first: int) -> None:
         self.first = first
-        self.values = values
-        self.is_open = is_open
+        self.values: list[Any] = []
+        self.is_open = True
+
+
+class Row:
+    """What one of many slots finishes of a batch: a stretch for each run of items of which none went to another."""
+
+    __slots__ = ("_expected", "_out", "_stretch")
+
+    def __init__(self, out: Outbox) -> None:
+        self._out = out
+        self._stretch: Stretch | None = None
+        self._expected = -1
+
+    def keep(self, position: int, value: Any) -> None:
+        """Keep the value of one item."""
+        if self._stretch is None or position != self._expected:  # those between went to other slots, or failed
+            self._stretch = self._out.open(position, self._stretch)
+        self._stretch.values.append(value)
+        self._expected = position + 1
+
+    def close(self) -> None:
+        """Say that nothing more comes."""
+        if self._stretch is not None:
+            self._stretch.is_open = False
 
 
 class Outbox:
@@ -39,15 +62,11 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self.failed or any(stretch.values for stretch in list(self._stretches)))
 
-    def keep(self, position: int, value: Any) -> None:
-        """Keep the value of one item."""
-        self._stretches.append(Stretch(position, [value], is_open=False))
-
     def open(self, first: int, before: Stretch | None = None) -> Stretch:
         """Open a stretch; the one `before` it is complete."""
         if before is not None:
             before.is_open = False
-        stretch = Stretch(first, [], is_open=True)
+        stretch = Stretch(first)
         self._stretches.append(stretch)
         return stretch
 

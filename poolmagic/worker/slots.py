@@ -12,12 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from poolmagic.board import DONE, LOOK, POSITION, RUN, SINCE
 from poolmagic.errors import TaskCancelled
 from poolmagic.worker.native import allocate_lock, perf_counter
-from poolmagic.worker.outbox import Stretch
+from poolmagic.worker.outbox import Row
 from poolmagic.worker.tasks import FLUSH_SECONDS, Portion, Worker, current
 
 __all__ = ["InlineSlots", "SlotRunner", "ThreadSlots", "task_of"]
@@ -245,10 +245,8 @@ class ThreadSlots:
     def _run(self, worker: Worker, portion: Portion, slot: _Slot) -> bool:
         """Run tasks of a batch in one slot; return True if there are no more, False if the slot was taken away."""
         record, times = slot.record, slot.times
-        call, done, out = portion.callable(), record[DONE], portion.out
-        stretch: Stretch | None = None
-        values: list[Any] = []
-        expected, is_empty = -1, True
+        call, done = portion.callable(), record[DONE]
+        row, is_empty = Row(portion.out), True
         record[RUN] = 0  # while the record is of two runs
         record[POSITION] = -1
         record[RUN] = portion.run + 1
@@ -260,13 +258,8 @@ class ThreadSlots:
                 value = call(raw)
             except BaseException as error:  # a task's SystemExit is its failure, not the thread's end
                 worker.fail(portion, position, error)
-                expected = -1
             else:
-                if position != expected:  # those between went to other slots
-                    stretch = out.open(position, stretch)
-                    values = stretch.values
-                values.append(value)
-                expected = position + 1
+                row.keep(position, value)
             record[POSITION] = -1
             if slot.is_struck:
                 self._leave(slot)
@@ -278,8 +271,7 @@ class ThreadSlots:
             if slot.number >= self._slots:
                 is_empty = False
                 break
-        if stretch is not None:
-            stretch.is_open = False
+        row.close()
         return is_empty
 
     def _leave(self, slot: _Slot) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from poolmagic.board import Board
 from poolmagic.errors import PayloadError, RunCancelled, TaskCancelled
@@ -40,7 +40,7 @@ from poolmagic.worker.outbox import Outbox, Stretch, spans_of
 if TYPE_CHECKING:
     from poolmagic.worker.slots import SlotRunner
 
-__all__ = ["FLUSH_SECONDS", "TICK", "Portion", "Task", "Worker", "current"]
+__all__ = ["FLUSH_SECONDS", "TICK", "Portion", "Worker", "current"]
 
 FLUSH_SECONDS: Final = 0.02
 """After so long a busy worker of many slots hands back what is finished: it has no more than an item for each slot to
@@ -135,23 +135,6 @@ class Portion:
         """Return what to call on a packed item: the user's own function as soon as that can be."""
         function, load = self.call.direct(), self.load
         return function if load is None else lambda raw: function(load(raw))
-
-
-class Task(NamedTuple):
-    """One task on its way through a slot."""
-
-    portion: Portion
-    position: int
-    raw: Any
-
-    @property
-    def run(self) -> int:
-        """The id of the task's run."""
-        return self.portion.run
-
-    def start(self) -> Any:
-        """Call the function; for an ``async def`` this gives the coroutine. Raises whatever the user's code raises."""
-        return self.portion.callable()(self.raw)
 
 
 class Worker:
@@ -260,22 +243,6 @@ class Worker:
         if portion in self._portions:
             with suppress(ValueError):  # a thread did, right now
                 self._portions.remove(portion)
-
-    def next(self) -> Task | None:
-        """Take the next task; None if there is none. Does not block."""
-        while (portion := self.front()) is not None:
-            for position, raw in portion.tasks:
-                return Task(portion, position, raw)
-            self.drop(portion)
-        return None
-
-    def finish(self, task: Task, value: Any) -> None:
-        """Keep the value of a task."""
-        if self.unfinished:
-            self.send_unfinished((task.run, task.position))
-        task.portion.out.keep(task.position, value)
-        if perf_counter() - self.since > FLUSH_SECONDS:
-            self._runner.defer(self.flush)
 
     def fail(self, portion: Portion, position: int, error: BaseException) -> None:
         """Keep the error of a task. Reporting one twice does no harm: the first report counts."""

@@ -6,7 +6,7 @@ import sys
 import threading
 from typing import Any
 
-from poolmagic.worker.outbox import Outbox, spans_of
+from poolmagic.worker.outbox import Outbox, Row, spans_of
 
 
 def test_what_is_taken_is_in_the_order_of_positions() -> None:
@@ -43,7 +43,9 @@ def test_a_single_value_is_a_stretch_of_its_own() -> None:
     """Neighbours become one span all the same."""
     outbox = Outbox()
     for position in (4, 2, 3, 9):
-        outbox.keep(position, -position)
+        row = Row(outbox)
+        row.keep(position, -position)
+        row.close()
 
     assert ([(2, 5), (9, 10)], [-2, -3, -4, -9], []) == outbox.take()
 

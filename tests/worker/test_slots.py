@@ -205,9 +205,9 @@ def test_a_batch_is_given_back_whole_even_if_the_garbage_collector_runs_meanwhil
     taken: list[int] = []
 
     def collecting(phase: str, info: dict[str, int]) -> None:
-        task = bench.worker.next()
-        if task is not None:
-            taken.append(task.position)
+        portion = bench.worker.front()
+        if portion is not None:
+            taken.extend(position for position, _ in itertools.islice(portion.tasks, 1))
 
     before = gc.get_threshold()
     gc.callbacks.append(collecting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from poolmagic.board import Board
 from poolmagic.errors import RunCancelled, TaskCancelled
 from poolmagic.messages import Batch, Cancel, Done, Forget, Function, Message, Resize, Returned, Stop, Withdraw
 from poolmagic.payload import Direct, Pickled
+from poolmagic.worker.outbox import Row
 from poolmagic.worker.tasks import Worker
 
 
@@ -64,13 +66,18 @@ class Bench:
         self.worker.receive(Batch(run, start, first, start + len(items), payload))
 
     def run(self, count: int = 1000) -> None:
-        while count and (task := self.worker.next()) is not None:
-            self.board.start(0, task.run, task.position)
-            try:
-                self.worker.finish(task, task.start())
-            except BaseException as error:
-                self.worker.fail(task.portion, task.position, error)
-            count -= 1
+        while count and (portion := self.worker.front()) is not None:
+            row = Row(portion.out)
+            for position, raw in islice(portion.tasks, count):
+                self.board.start(0, portion.run, position)
+                try:
+                    row.keep(position, portion.callable()(raw))
+                except BaseException as error:
+                    self.worker.fail(portion, position, error)
+                count -= 1
+            row.close()
+            if not portion.waiting:
+                self.worker.drop(portion)
         self.board.clear(0)
 
     def outcomes(self) -> tuple[dict[int, Any], dict[int, BaseException]]:

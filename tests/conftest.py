@@ -46,6 +46,16 @@ def gate() -> Iterator[Gate]:
         yield gate
 
 
+def open_once_struck(pool: pm.Pool, gate: Gate) -> None:
+    """Let threads on that wait at the gate in C code, where no cancel stops them; each was told of its own before.
+
+    The supervisor answers in the order in which it is asked, so it has thrown what it was to throw when it answers.
+    An exception that struck elsewhere in the task, while it closes its connection say, would leave that open.
+    """
+    pool.snapshot()
+    gate.open()
+
+
 def children() -> set[int]:
     """The process ids of this process's descendants that are alive."""
     return {

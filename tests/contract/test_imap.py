@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import poolmagic as pm
-from tests.conftest import MakePool, wait_until
+from tests.conftest import MakePool, open_once_struck, wait_until
 from tests.tasks import Gate, for_kind, gated, square
 
 
@@ -168,7 +168,7 @@ def test_leaving_a_loop_early_frees_the_pool(working_kind: str, make_pool: MakeP
         gate.wait_for(1)
         break
     if working_kind == "threads":
-        gate.open()  # a thread that waits in C code is stopped as soon as it is back in Python
+        open_once_struck(pool, gate)
 
     assert [9] == pool.map(for_kind(working_kind, square), [3])
     wait_until(lambda: pool.snapshot().runs == 0, "the cancelled run is over")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import poolmagic as pm
-from tests.conftest import MakePool
+from tests.conftest import MakePool, open_once_struck
 from tests.tasks import Gate, Unloadable, add, for_kind, gated, square
 
 
@@ -190,10 +190,10 @@ def test_a_future_can_be_cancelled_before_and_while_it_runs(working_kind: str, m
 
     assert running.running()
     assert waiting.cancel()
-    if working_kind == "threads":
-        gate.open()  # a thread that waits in C code is stopped as soon as it is back in Python
     assert running.cancel()
     assert running.cancelled()
+    if working_kind == "threads":
+        open_once_struck(pool, gate)
     assert 4 == pool.submit(for_kind(working_kind, square), 2).result(30)
     assert "waiting" not in gate.arrived
 

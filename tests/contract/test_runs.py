@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 import poolmagic as pm
-from tests.conftest import MakePool, wait_until
+from tests.conftest import MakePool, open_once_struck, wait_until
 from tests.tasks import Gate, for_kind, gated, square
 
 
@@ -76,7 +76,7 @@ def test_cancelling_the_wait_cancels_the_run(working_kind: str, make_pool: MakeP
 
     asyncio.run(main())
     if working_kind == "threads":
-        gate.open()  # a thread that waits in C code is stopped as soon as it is back in Python
+        open_once_struck(pool, gate)
     with pytest.raises(pm.RunCancelled):
         run.result(30)
 
@@ -89,7 +89,7 @@ def test_cancel_stops_what_runs_and_the_pool_goes_on(working_kind: str, make_poo
 
     run.cancel()
     if working_kind == "threads":
-        gate.open()  # a thread that waits in C code is stopped as soon as it is back in Python
+        open_once_struck(pool, gate)
     with pytest.raises(pm.RunCancelled):
         run.result(30)
     assert "cancelled" == run.snapshot().state

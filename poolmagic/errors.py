@@ -5,7 +5,10 @@
     +- TaskError                          the task
     |  +- PayloadError                    ... its function, argument or result cannot be pickled
     |  +- RemoteError                     ... it raised an exception that cannot travel; this one tells of it
+    +- SoftTimeLimitExceeded              the task, which may catch it: it ran for longer than its soft limit
+    +- TimeLimitExceeded                  the task: it ran for longer than its limit, and was stopped
     +- WorkerLostError                    the world: a worker process died under the task
+    |  +- MemoryLimitExceeded             ... because it took more memory than it may
     +- RunCancelled                       somebody cancelled the run
     +- WireError                          a peer sent bytes that are no message
     +- InternalError                      us: please report it
@@ -24,12 +27,16 @@ from typing import Any
 
 __all__ = [
     "InternalError",
+    "MemoryLimitExceeded",
     "PayloadError",
     "PoolMagicError",
     "RemoteError",
     "RunCancelled",
+    "SoftTimeLimitExceeded",
     "TaskCancelled",
     "TaskError",
+    "TaskOverdue",
+    "TimeLimitExceeded",
     "UnconsumedWarning",
     "UsageError",
     "WireError",
@@ -87,16 +94,54 @@ class RemoteError(TaskError):
     text: str = ""
 
 
+class SoftTimeLimitExceeded(PoolMagicError):
+    """The task ran for longer than its soft limit. It is thrown into the task, which may catch it and end well.
+
+    Attributes:
+        limit: The limit in seconds, from the item's own start.
+    """
+
+    limit: float = 0.0
+
+
+class TimeLimitExceeded(PoolMagicError):
+    """The task ran for longer than its limit and was stopped.
+
+    Attributes:
+        limit: The limit in seconds, from the item's own start.
+    """
+
+    limit: float = 0.0
+
+
 class WorkerLostError(PoolMagicError):
     """The worker process died while it ran this item; the item's neighbours are not affected.
 
     Attributes:
         pid: The process that died.
         exitcode: As in `subprocess`: negative for a signal; None when it is not known.
+        peak_memory: The most resident bytes that it ever had; 0 when that is not known.
+        oom_killed: Whether the kernel's OOM killer struck about then, in this cgroup.
+        printed: The last lines that the item printed.
+        stack: The Python stack at its end, where the process could still write it; else empty.
     """
 
     pid: int | None = None
     exitcode: int | None = None
+    peak_memory: int = 0
+    oom_killed: bool = False
+    printed: str = ""
+    stack: str = ""
+
+
+class MemoryLimitExceeded(WorkerLostError):
+    """The worker was ended by its pool because the item it ran took more memory than `max_memory_per_child`.
+
+    Attributes:
+        limit: The limit in bytes.
+    """
+
+    limit: int = 0
 
 
 class RunCancelled(PoolMagicError):
@@ -119,6 +164,18 @@ class InternalError(PoolMagicError):
 
 class TaskCancelled(BaseException):
     """Thrown into a running task to stop it. A task may clean up on it, and must let it go on."""
+
+
+class TaskOverdue(TaskCancelled):
+    """Thrown into a running task that has reached its time limit; the item's error is a `TimeLimitExceeded`.
+
+    Attributes:
+        limit: The limit in seconds.
+    """
+
+    def __init__(self, limit: float = 0.0) -> None:
+        super().__init__(limit)
+        self.limit = limit
 
 
 class UnconsumedWarning(UserWarning):

@@ -41,11 +41,14 @@ Span: TypeAlias = tuple[int, int]
 class Function:
     """To a worker: the function of a run, sent once, before the run's first batch.
 
-    `stars` says how an item becomes arguments: 0 ``f(item)``, 1 ``f(*item)``, 2 ``f(*item[0], **item[1])``.
+    `stars` says how an item becomes arguments: 0 ``f(item)``, 1 ``f(*item)``, 2 ``f(*item[0], **item[1])``. The limits
+    are seconds from an item's own start; 0 stands for none.
     """
 
     run: int
     stars: int
+    soft_limit: float
+    time_limit: float
     payload: Any
 
 
@@ -104,14 +107,15 @@ class Hello:
 class Done:
     """From a worker: these items are finished.
 
-    `spans` are those that returned, `failed` the positions of those that raised, `seconds` the wall time that the
-    worker took for all of them; `payload` packs the values in the order of `spans`, and the errors in the order of
-    `failed`.
+    `spans` are those that returned, `failed` the positions of those that raised, `retriable` those of them that raised
+    what may be tried again; `seconds` is the wall time that the worker took for all of them. `payload` packs the
+    values in the order of `spans`, and the errors in the order of `failed`.
     """
 
     run: int
     spans: tuple[Span, ...]
     failed: tuple[int, ...]
+    retriable: tuple[int, ...]
     seconds: float
     payload: Any
 
@@ -152,10 +156,11 @@ class Forked:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """From a zygote: a worker ended; `exitcode` as in `subprocess`, negative for a signal."""
+    """From a zygote: a worker ended; `exitcode` as in `subprocess`, negative for a signal; `peak` in resident bytes."""
 
     worker: int
     exitcode: int
+    peak: int
 
 
 @dataclass(frozen=True, slots=True)

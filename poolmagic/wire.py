@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +39,9 @@ MAX_FIELDS: Final = 64 << 20
 MAX_PAYLOAD: Final = 1 << 40
 """Most bytes of payload, one TiB: more than a machine has. A larger figure in a header is garbage."""
 
+MOST_FILES: Final = 1024
+"""Most descriptors that wait for the rest of their frame: a payload has 128, and with one reading come 253."""
+
 _NUMBERS: Final = {cls: number for number, cls in enumerate(MESSAGES)}
 _FIELDS: Final = {
     cls: tuple(field.name for field in dataclasses.fields(cls) if field.name != "payload") for cls in MESSAGES
@@ -47,7 +49,7 @@ _FIELDS: Final = {
 _HAS_PAYLOAD: Final = {cls: "payload" in cls.__dataclass_fields__ for cls in MESSAGES}
 _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "int": lambda value: type(value) is int,
-    "float": lambda value: type(value) in (int, float) and 0 <= value < math.inf,  # all of them are seconds
+    "float": lambda value: type(value) in (int, float) and 0 <= value < 1e300,  # seconds, and an int may be too large
     "str": lambda value: type(value) is str,
     "tuple[int, ...]": lambda value: type(value) is list and all(type(one) is int for one in value),
     "tuple[Span, ...]": lambda value: (
@@ -108,6 +110,10 @@ class Decoder:
         if self._broken is not None:
             raise self._broken
         self._files.extend(map(MemoryFile.receive, descriptors))
+        if len(self._files) > MOST_FILES:
+            self._files.clear()
+            self._broken = WireError("descriptors that belong to no frame")
+            raise self._broken
         self._buffer += data
         while len(self._buffer) >= self._need:
             try:

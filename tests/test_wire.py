@@ -22,7 +22,7 @@ texts = st.text(max_size=20)
 seconds = st.floats(0, 1e9)
 
 STRATEGIES: dict[type[ms.Message], st.SearchStrategy[ms.Message]] = {
-    ms.Function: st.builds(ms.Function, ints, ints, payloads),
+    ms.Function: st.builds(ms.Function, ints, ints, seconds, seconds, payloads),
     ms.Batch: st.builds(ms.Batch, ints, ints, ints, ints, payloads),
     ms.Withdraw: st.builds(ms.Withdraw, ints),
     ms.Cancel: st.builds(ms.Cancel, ints),
@@ -30,12 +30,12 @@ STRATEGIES: dict[type[ms.Message], st.SearchStrategy[ms.Message]] = {
     ms.Resize: st.builds(ms.Resize, ints),
     ms.Stop: st.builds(ms.Stop),
     ms.Hello: st.builds(ms.Hello, ints),
-    ms.Done: st.builds(ms.Done, ints, spans, positions, seconds, payloads),
+    ms.Done: st.builds(ms.Done, ints, spans, positions, positions, seconds, payloads),
     ms.Returned: st.builds(ms.Returned, ints, spans),
     ms.Output: st.builds(ms.Output, ints, ints, texts, texts),
     ms.Fork: st.builds(ms.Fork, ints, ints),
     ms.Forked: st.builds(ms.Forked, ints, ints),
-    ms.Gone: st.builds(ms.Gone, ints, ints),
+    ms.Gone: st.builds(ms.Gone, ints, ints, ints),
     ms.Preload: st.builds(ms.Preload, texts),
     ms.Preloaded: st.builds(ms.Preloaded, texts, ints, texts),
 }
@@ -173,13 +173,13 @@ def test_one_wrong_byte_is_an_error_or_another_message(message: ms.Message, data
         (frame(OUTPUT, b'[1,2.0,"stdout",""]'), "Output.position cannot be 2.0"),
         (frame(OUTPUT, b'[true,2,"stdout",""]'), "Output.run cannot be True"),
         (frame(OUTPUT, b'[1,2,"stdout",null]'), "Output.text cannot be None"),
-        (frame(DONE, b"[1,[[1,2,3]],[],0.5]"), "Done.spans cannot be"),
-        (frame(DONE, b"[1,[[1,true]],[],0.5]"), "Done.spans cannot be"),
-        (frame(DONE, b"[1,[],[null],0.5]"), "Done.failed cannot be"),
+        (frame(DONE, b"[1,[[1,2,3]],[],[],0.5]"), "Done.spans cannot be"),
+        (frame(DONE, b"[1,[[1,true]],[],[],0.5]"), "Done.spans cannot be"),
+        (frame(DONE, b"[1,[],[null],[],0.5]"), "Done.failed cannot be"),
         (frame(DONE, b"[1,[],[],NaN]"), "Done.* not JSON"),
         (frame(DONE, b"[1,[],[],Infinity]"), "Done.* not JSON"),
-        (frame(DONE, b"[1,[],[],1e999]"), "Done.seconds cannot be inf"),
-        (frame(DONE, b"[1,[],[],-1.0]"), "Done.seconds cannot be -1.0"),
+        (frame(DONE, b"[1,[],[],[],1e999]"), "Done.seconds cannot be inf"),
+        (frame(DONE, b"[1,[],[],[],-1.0]"), "Done.seconds cannot be -1.0"),
     ],
 )
 def test_a_refusal_says_what_is_wrong(data: bytes, text: str) -> None:
@@ -226,10 +226,10 @@ def test_memory_follows_what_arrived_and_not_what_a_header_claims() -> None:
 def test_a_large_payload_is_not_copied_on_its_way_out() -> None:
     """It is a piece of its own; a small one travels in the same piece as its header."""
     large, small = bytes(1 << 20), b"small"
-    (_, piece), _ = encode(ms.Function(1, 0, large))
+    (_, piece), _ = encode(ms.Function(1, 0, 0.0, 0.0, large))
     assert large is piece
-    assert 1 == len(encode(ms.Function(1, 0, small))[0])
-    assert [ms.Function(1, 0, large)] == read(stream([ms.Function(1, 0, large)]))
+    assert 1 == len(encode(ms.Function(1, 0, 0.0, 0.0, small))[0])
+    assert [ms.Function(1, 0, 0.0, 0.0, large)] == read(stream([ms.Function(1, 0, 0.0, 0.0, large)]))
 
 
 def test_fields_that_are_too_long_are_refused_by_the_sender() -> None:

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from poolmagic.core.batching import Sizer
-from poolmagic.core.events import Verdict
+from poolmagic.core.events import Policy, Verdict
 from poolmagic.core.spans import SpanSet
+from poolmagic.core.throttle import Throttle
 from poolmagic.messages import Span
 
-__all__ = ["PoolPhase", "RunBook", "RunPhase", "WorkerBook", "WorkerPhase"]
+__all__ = ["UNLIMITED", "PoolLimits", "PoolPhase", "RunBook", "RunPhase", "WorkerBook", "WorkerPhase"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """What a pool's workers are limited to; 0 and None mean no limit.
+
+    Attributes:
+        max_tasks: Items that a worker is given in its life.
+        autoscale: The most and the fewest workers or slots; the seats of the pool are those for the most.
+        idle_timeout: Seconds without a run after which a pool stops its workers.
+    """
+
+    max_tasks: int = 0
+    autoscale: tuple[int, int] | None = None
+    idle_timeout: float = 0.0
+
+
+UNLIMITED: Final = PoolLimits()
 
 
 class PoolPhase(Enum):
@@ -37,6 +58,7 @@ class WorkerPhase(Enum):
 
     STARTING = "starting"
     READY = "ready"
+    RETIRING = "retiring"
     DRAINING = "draining"
     STOPPING = "stopping"
     EXITED = "exited"
@@ -56,6 +78,10 @@ class RunBook:
         resolved: Positions that have their outcome, the failed ones included.
         kill: What runs is to be stopped.
         introduced: The workers that know the function.
+        throttle: What may start by now, if there is a rate.
+        attempts: How often items failed that were tried again.
+        crashes: How often the worker of an item died while nothing else ran on it.
+        resting: Positions that wait for their next attempt.
     """
 
     id: int
@@ -74,6 +100,11 @@ class RunBook:
     failed: int = 0
     kill: bool = False
     introduced: set[int] = field(default_factory=set)
+    policy: Policy = field(default_factory=Policy)
+    throttle: Throttle | None = None
+    attempts: dict[int, int] = field(default_factory=dict)
+    crashes: dict[int, int] = field(default_factory=dict)
+    resting: set[int] = field(default_factory=set)
 
     @property
     def remaining(self) -> int | None:
@@ -92,12 +123,13 @@ class RunBook:
         self.ready.extendleft(sorted(spans, reverse=True))
         self.waiting += sum(stop - start for start, stop in spans)
 
-    def next_span(self, size: int) -> Span:
-        """Take the first span out of the queue, or `size` items of it if it is more than twice as long."""
+    def next_span(self, size: int, most: float = math.inf) -> Span:
+        """Take the first span out of the queue, or `size` items of it if it is over twice as long, or over `most`."""
         start, stop = self.ready.popleft()
-        if stop - start > 2 * size:
-            self.ready.appendleft((start + size, stop))
-            stop = start + size
+        if stop - start > 2 * size or stop - start > most:
+            middle = start + int(min(size, most))
+            self.ready.appendleft((middle, stop))
+            stop = middle
         self.waiting -= stop - start
         return start, stop
 
@@ -119,6 +151,13 @@ class WorkerBook:
         promised: Items that are on order for it, by run.
         doomed: We had it killed ourselves, so what it ran is not to blame.
         robbed_at: How much the pool had finished when it was last told to give back what it has not started.
+        robbed_of: The runs of which it was to give something back then; how many items it must have for it to be asked
+            again before something is finished.
+        budget: Items that it may still be given.
+        alone: What it has in hand is a group of suspects, and it gets nothing else.
+        dries: It gets nothing, for it is to be empty for such a group.
+        idle_since: When it last had nothing in hand any more.
+        peak: The most that it had in hand of late.
     """
 
     id: int
@@ -131,7 +170,13 @@ class WorkerBook:
     done: int = 0
     doomed: bool = False
     robbed_at: int = -1
+    robbed_of: dict[int, float] = field(default_factory=dict)
     most_slots: int = 0
+    budget: float = math.inf
+    alone: bool = False
+    dries: bool = False
+    idle_since: float = 0.0
+    peak: int = 0
 
     def __post_init__(self) -> None:
         self.most_slots = self.slots
@@ -151,10 +196,19 @@ class WorkerBook:
         """Whether it may be given something."""
         return self.phase is WorkerPhase.READY and not self.doomed
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it gets nothing for the time being, able or not."""
+        return self.alone or self.dries or self.budget <= 0
+
     def give(self, run: int, span: Span) -> None:
         """Assign a span."""
         self.assigned.setdefault(run, SpanSet()).add(span)
-        self.load += span[1] - span[0]
+        count = span[1] - span[0]
+        self.load += count
+        self.budget -= count
+        if self.load > self.peak:  # noqa: PLR1730 - it is done for every batch, and a call costs more
+            self.peak = self.load
 
     def take_promised(self, run: int, count: int) -> None:
         """Take an order out of what is promised; nothing is if the run has been halted since."""

@@ -6,9 +6,9 @@ All are frozen values of plain data. A log of events, replayed into a fresh `Poo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import TypeAlias
 
+from poolmagic.core.policy import USUAL, Policy, Verdict
 from poolmagic.messages import Span
 
 __all__ = [
@@ -20,13 +20,20 @@ __all__ = [
     "Dispatch",
     "Drop",
     "Event",
+    "Expire",
     "Filled",
     "Finish",
     "Grow",
     "Halt",
+    "Hold",
     "Introduce",
+    "KillTask",
     "KillWorker",
     "Lose",
+    "Overdue",
+    "Policy",
+    "Recycle",
+    "Rerun",
     "ResizeWorker",
     "Restart",
     "RunAdded",
@@ -35,6 +42,7 @@ __all__ = [
     "Spawn",
     "StopWorker",
     "Terminate",
+    "Tick",
     "Verdict",
     "WithdrawItems",
     "WorkerDone",
@@ -43,16 +51,6 @@ __all__ = [
     "WorkerReady",
     "WorkerReturned",
 ]
-
-
-class Verdict(Enum):
-    """How a run ended."""
-
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    BROKEN = "broken"
-
 
 # Events: from the user ---------------------------------------------------------------------------------------------
 
@@ -71,6 +69,7 @@ class RunAdded:
     total: int | None
     fail_fast: bool
     chunksize: int | None
+    policy: Policy = USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +140,17 @@ class WorkerDoomed:
 
 @dataclass(frozen=True, slots=True)
 class WorkerDone:
-    """A worker finished items: `spans` returned, `failed` raised; the worker took `seconds` for all of them."""
+    """A worker finished items: `spans` returned, `failed` raised; the worker took `seconds` for all of them.
+
+    `retriable` are those of the failed that raised what may be tried again.
+    """
 
     worker: int
     run: int
     spans: tuple[Span, ...]
     failed: tuple[int, ...]
     seconds: float
+    retriable: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +164,45 @@ class WorkerReturned:
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited:
-    """A worker process ended, and all that it had sent was handled; `running` are the (run, position) on its board."""
+    """A worker process ended, and all that it had sent was handled; `running` are the (run, position) on its board.
+
+    `killed` says that somebody else has killed it, as far as is known: neither the pool nor the item itself.
+    """
 
     worker: int
     running: tuple[tuple[int, int], ...]
+    killed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """A worker goes on with an item beyond its time limit, though it was told to stop."""
+
+    worker: int
+    run: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recycle:
+    """A worker takes too much memory: it may end what it runs, and is replaced."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The pool takes too much memory (`on`), or does so no longer: until then only what must run does."""
+
+    on: bool
+
+
+# Events: from the clock --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time has come that `PoolState.due` named."""
 
 
 Event: TypeAlias = (
@@ -181,6 +219,10 @@ Event: TypeAlias = (
     | WorkerDone
     | WorkerReturned
     | WorkerExited
+    | Overdue
+    | Recycle
+    | Hold
+    | Tick
 )
 
 # Commands ----------------------------------------------------------------------------------------------------------
@@ -268,17 +310,49 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Hand this part of what a worker just reported to its run: the rest was late or double."""
+    """Hand this part of what a worker just reported to its run: the rest was late or double.
+
+    The `retried` failed, too, and will be tried again: their errors are for the record.
+    """
 
     worker: int
     run: int
     spans: tuple[Span, ...]
     failed: tuple[int, ...]
+    retried: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Lose:
     """Tell a run that an item was lost with its worker."""
+
+    worker: int
+    run: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """Tell a run that an item was running when its worker ended, and runs again; `blamed` if it may be at fault."""
+
+    worker: int
+    run: int
+    position: int
+    blamed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Tell a run that an item went beyond its time limit and could not be stopped otherwise."""
+
+    worker: int
+    run: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class KillTask:
+    """Stop an item that does not stop by itself: its thread is left alone, or its process killed with all it runs."""
 
     worker: int
     run: int
@@ -311,6 +385,9 @@ Command: TypeAlias = (
     | Ask
     | Accept
     | Lose
+    | Rerun
+    | Expire
+    | KillTask
     | Settle
     | Finish
 )

@@ -5,17 +5,23 @@ costs the same with two workers as with two hundred; only what is rare, such as 
 served. Workers with free slots that nothing was found for are remembered, and come first when there is something.
 Meanwhile what another has not started is taken back for them, from whoever has most of it (work stealing: Blumofe and
 Leiserson, 1999). Half of that at least goes elsewhere. So a worker that is held up by one long item is soon rid of all
-that waits behind it. Nobody is robbed again before something was finished, so workers cannot rob each other in circles.
+that waits behind it. Nobody is robbed again of a run before something was finished, so workers cannot rob each other in
+circles; unless there was nothing to take, and there is now.
+
+A group of suspects (see `attempts`) goes to the next worker that is empty; if none is about to be, one is let run dry.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
 from poolmagic.core import events as ev
-from poolmagic.core.books import RunBook, RunPhase, WorkerBook
+from poolmagic.core.alarms import Alarm, Alarms
+from poolmagic.core.attempts import Attempts, Group
+from poolmagic.core.books import RunBook, RunPhase, WorkerBook, WorkerPhase
 from poolmagic.core.spans import split
 from poolmagic.messages import Span
 
@@ -31,14 +37,23 @@ class Scheduler:
     Args:
         workers: The books of the pool's workers, by id.
         runs: The books of its runs, by id.
+        attempts: The groups of suspects.
+        alarms: Where it is noted when more of a run may start.
 
     Attributes:
         progress: Items finished, ever.
+        now: The present time.
+        holds: Nothing is handed out but one batch at a time.
     """
 
-    def __init__(self, workers: dict[int, WorkerBook], runs: dict[int, RunBook]) -> None:
+    def __init__(
+        self, workers: dict[int, WorkerBook], runs: dict[int, RunBook], attempts: Attempts, alarms: Alarms
+    ) -> None:
         self._workers = workers
         self._runs = runs
+        self._groups = attempts.groups
+        self._attempts = attempts
+        self._alarms = alarms
         self._open: OrderedDict[int, RunBook] = OrderedDict()
         """Runs that have or may get items to hand out; the next to be served is first."""
         self._idle: dict[int, None] = {}
@@ -51,6 +66,8 @@ class Scheduler:
         """Workers that have not answered yet what they give back."""
         self._able = 1
         self.progress = 0
+        self.now = 0.0
+        self.holds = False
         self._commands: list[ev.Command] = []
 
     def update(self, run: RunBook) -> None:
@@ -78,6 +95,10 @@ class Scheduler:
             self._idle.clear()
             self._expectant.clear()
             self._robbed.intersection_update(self._workers)
+            if self.holds:
+                self._woken.clear()
+                return self._serve_one()
+            self._serve_groups(able)
         else:
             able = [self._workers[number] for number in self._woken]
         self._woken.clear()
@@ -106,15 +127,23 @@ class Scheduler:
         """Remember whether a worker has free slots, and whether something is on order for them."""
         self._idle.pop(worker.id, None)
         self._expectant.pop(worker.id, None)
-        if worker.load < worker.slots:
+        if worker.load < worker.slots and not worker.is_closed:
             hopes = worker.load + sum(worker.promised.values()) >= worker.slots
             (self._expectant if hopes else self._idle)[worker.id] = None
 
     def _hand_out(self, worker: WorkerBook) -> bool:
         """Give a worker one batch of what is ready, if it has room."""
+        if worker.alone or worker.dries or worker.budget <= 0:
+            return False
+        most = worker.budget
         for run in self._open.values():
             if not run.ready:
                 continue
+            if run.throttle is not None:
+                if not (allowance := self._allowance_of(run, worker)):
+                    continue
+                most = min(worker.budget, allowance)
+                break
             if _room(run, worker, run.sizer.plan(worker.slots, run.remaining, self._able).limit) > 0:
                 break
             if len(worker.assigned) >= RUNS_IN_HAND:
@@ -122,18 +151,36 @@ class Scheduler:
         else:
             return False
         # A batch is cut only if it turned out to be far too long: its payload travels whole with each part.
-        span = run.next_span(run.sizer.plan(worker.slots, None, self._able).size)
-        if worker.id not in run.introduced:
-            run.introduced.add(worker.id)
-            self._commands.append(ev.Introduce(worker.id, run.id))
-        worker.give(run.id, span)
-        self._commands.append(ev.Dispatch(worker.id, run.id, span))
+        span = run.next_span(run.sizer.plan(worker.slots, None, self._able).size, most)
+        self._give(worker, run, span)
         self._open.move_to_end(run.id)
         self.update(run)
         return True
 
+    def _give(self, worker: WorkerBook, run: RunBook, span: Span) -> None:
+        if worker.id not in run.introduced:
+            run.introduced.add(worker.id)
+            self._commands.append(ev.Introduce(worker.id, run.id))
+        worker.give(run.id, span)
+        if run.throttle is not None:
+            run.throttle.take(span[1] - span[0], self.now)
+        self._commands.append(ev.Dispatch(worker.id, run.id, span))
+
+    def _allowance_of(self, run: RunBook, worker: WorkerBook) -> int:
+        """Return how many items of a run that has a rate a worker may be given; nothing is given in advance."""
+        assert run.throttle is not None
+        plan = run.sizer.plan(worker.slots, run.remaining, self._able)
+        if (room := _room(run, worker, max(worker.slots, plan.size))) <= 0:
+            return 0
+        allowance = run.throttle.allowance(self.now)
+        if not allowance:
+            self._alarms.set(Alarm("rate", run.id), run.throttle.due)
+        return min(room, allowance)
+
     def _order(self, worker: WorkerBook) -> bool:
         """Order as many batches as a worker has room for, beside what is on order for it already."""
+        if worker.is_closed:
+            return False
         before = len(self._commands)
         for run in self._open.values():
             is_full = self._order_of(run, worker)
@@ -147,17 +194,73 @@ class Scheduler:
             plan = run.sizer.plan(worker.slots, run.remaining, self._able)
             promised = worker.promised.get(run.id, 0)
             room = _room(run, worker, plan.limit) - promised
-            if room < plan.least:
+            if room < plan.least or (run.throttle is not None and run.waiting):
                 return True
             left = room if run.total is None else run.total - run.filled - run.asked
             if run.last or (left <= 0 and run.asked):
                 return False
             # If all that was claimed is here, and yet there was no word that this is all, one more will bring it.
-            size = max(1, min(left, plan.size if run.sizer.chunksize else min(plan.size, room)))
+            size = plan.size if run.sizer.chunksize else min(plan.size, room)
+            if run.throttle is not None:
+                size = min(size, run.throttle.burst)  # it would be cut, and travel whole with each part
+            size = max(1, int(min(left, size, worker.budget)))
             run.orders.append((worker.id, size))
             run.asked += size
             worker.promised[run.id] = promised + size
             self._commands.append(ev.Ask(run.id, size))
+
+    # Workers of which one has something in hand ---------------------------------------------------------------------
+
+    def _serve_groups(self, able: list[WorkerBook]) -> None:
+        """Give the groups that wait to workers that are empty; if that is not enough, let one more get so."""
+        drying = next((worker for worker in able if worker.dries), None)
+        for worker in able:
+            worker.dries = False
+            if self._groups and not worker.load and worker.budget > 0:
+                self._give_group(worker)
+        if not self._groups or any(worker.phase is WorkerPhase.STARTING for worker in self._workers.values()):
+            return  # a new worker is empty
+        able = [worker for worker in able if not worker.is_closed]
+        if drying not in able:
+            drying = able[0] if able else None
+        if drying is not None:
+            drying.dries = True
+            if self._has_to_spare(drying):
+                self._rob(drying, self._active_of(drying))
+
+    def _give_group(self, worker: WorkerBook) -> None:
+        group: Group = self._attempts.next_group(worker.budget)
+        for number, span in group:
+            self._give(worker, self._runs[number], span)
+        worker.alone = True
+
+    def _serve_one(self) -> list[ev.Command]:
+        """Give one batch to one worker, if none has anything in hand; or order one for it."""
+        worker = self.last_to_go()
+        if worker is not None and not worker.load:
+            worker.dries = False
+            if self._groups:
+                self._give_group(worker)
+            elif not self._hand_out(worker) and not any(run.asked for run in self._open.values()):
+                for run in self._open.values():
+                    if not run.last and not run.waiting:
+                        self._order_of(run, worker)
+                        break
+        return self._commands
+
+    def last_to_go(self) -> WorkerBook | None:
+        """Return the worker that goes on while the pool holds: one that has something in hand, or else any."""
+        able = [worker for worker in self._workers.values() if worker.is_able and worker.budget > 0]
+        busy = [worker for worker in self._workers.values() if worker.load]
+        return next(iter(busy + able), None)
+
+    def ease(self) -> list[ev.Command]:
+        """Have all workers give back what they have not started."""
+        self._commands = []
+        for worker in self._workers.values():
+            if self._has_to_spare(worker):
+                self._rob(worker, self._active_of(worker))
+        return self._commands
 
     # Taking back ---------------------------------------------------------------------------------------------------
 
@@ -167,17 +270,30 @@ class Scheduler:
         if not victims:
             return False
         victim = max(victims, key=lambda worker: worker.load - worker.slots)
-        run = max(self._active_of(victim), key=lambda run: victim.assigned[run].count)
-        victim.robbed_at = self.progress
-        self._robbed.add(victim.id)
-        self._commands.append(ev.WithdrawItems(victim.id, run))
+        # Of equals the newest: the oldest is most likely what runs, and has nothing to give back.
+        run = max(reversed(self._open_to_robbery(victim)), key=lambda run: victim.assigned[run].count)
+        self._rob(victim, [run])
         return True
+
+    def _rob(self, victim: WorkerBook, runs: list[int]) -> None:
+        if victim.robbed_at != self.progress:
+            victim.robbed_at, victim.robbed_of = self.progress, {}
+        victim.robbed_of.update(dict.fromkeys(runs, math.inf))
+        self._robbed.add(victim.id)
+        self._commands += [ev.WithdrawItems(victim.id, run) for run in runs]
 
     def _has_to_spare(self, worker: WorkerBook) -> bool:
         """Return whether a worker may have items that it has not started and that others might."""
-        if worker.load <= worker.slots or worker.id in self._robbed or worker.robbed_at == self.progress:
+        if worker.load <= worker.slots or worker.id in self._robbed:
             return False
-        return worker.is_up and bool(self._active_of(worker))
+        return worker.is_up and not worker.alone and bool(self._open_to_robbery(worker))
+
+    def _open_to_robbery(self, worker: WorkerBook) -> list[int]:
+        """Return the active runs of a worker that it was not robbed of since something was finished."""
+        runs = self._active_of(worker)
+        if worker.robbed_at != self.progress:
+            return runs
+        return [run for run in runs if worker.assigned[run].count > worker.robbed_of.get(run, 0)]
 
     def _active_of(self, worker: WorkerBook) -> list[int]:
         return [run for run in worker.assigned if self._runs[run].phase is RunPhase.ACTIVE]
@@ -186,6 +302,8 @@ class Scheduler:
         """Take note that a worker has given back these spans; return them cut for those who wait and itself."""
         self._robbed.discard(worker.id)
         count = sum(stop - start for start, stop in spans)
+        if not count and (held := worker.assigned.get(run.id)) is not None:
+            worker.robbed_of[run.id] = held.count  # which it has begun; it may get more
         share = run.sizer.share(count, 1 + len(self._idle))
         return [part for start, stop in spans for part in split((start, stop), -(-(stop - start) // share))]
 
@@ -200,16 +318,42 @@ class Scheduler:
                 ordered = sum(size for number, size in run.orders if number == worker.id)
                 wanted = ordered if run.phase is RunPhase.ACTIVE and not run.last else 0
                 assert worker.promised.get(run.id, 0) == wanted
-        ready = [run.id for run in active if run.ready]
-        unread = [run.id for run in active if not run.last and not run.asked]
+        ready = [run.id for run in active if run.ready and (not run.throttle or run.throttle.allowance(self.now))]
+        in_hand = {run for worker in self._workers.values() for run in worker.assigned}
+        unread = [
+            run.id
+            for run in active
+            if not (run.last or run.asked or run.waiting or (run.throttle and run.id in in_hand))
+        ]
+        for run in active:
+            is_set = run.throttle is None or not run.waiting or run.throttle.allowance(self.now) or self.holds
+            free = any(one.is_able and not one.is_closed and not one.load for one in self._workers.values())
+            assert is_set or not free or Alarm("rate", run.id) in self._alarms, f"nobody will look after run {run.id}"
+        self._validate_groups()
+        if self.holds:
+            last = self.last_to_go()
+            assert last is None or last.load or last.promised or not ready, "the pool holds, and does not go on"
+            return
         for worker in self._workers.values():
-            if not worker.is_able or worker.load >= worker.slots:
+            if not worker.is_able or worker.load >= worker.slots or worker.is_closed:
                 continue
             assert not ready, f"worker {worker.id} has free slots, and items of {ready} are ready"
             assert not unread, f"worker {worker.id} has free slots, and nothing of {unread} is on order"
             if worker.load + sum(worker.promised.values()) < worker.slots and not self._robbed:
                 rich = [one.id for one in self._workers.values() if self._has_to_spare(one)]
                 assert not rich, f"worker {worker.id} has free slots, and {rich} have items to spare"
+
+    def _validate_groups(self) -> None:
+        """Check that suspects will run, and alone."""
+        workers = [one for one in self._workers.values() if one.is_able]
+        assert all(self._runs[run].phase is RunPhase.ACTIVE for group in self._groups for run, _ in group)
+        assert all(one.load for one in self._workers.values() if one.alone), "a worker is alone with nothing"
+        if self._groups and not self.holds:
+            empty = [one.id for one in workers if not one.load and one.budget > 0]
+            assert not empty, f"workers {empty} are empty, and suspects wait"
+            is_new = any(one.phase is WorkerPhase.STARTING for one in self._workers.values())
+            closed = all(one.is_closed for one in workers)
+            assert is_new or closed or any(one.dries for one in workers), "no worker runs dry, and suspects wait"
 
 
 def _room(run: RunBook, worker: WorkerBook, limit: int) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 import pytest
 
 from poolmagic.core import events as ev
-from poolmagic.core.books import PoolPhase
+from poolmagic.core.books import PoolLimits, PoolPhase
 from poolmagic.core.state import PoolState
+from poolmagic.core.throttle import Throttle
 from poolmagic.testing import FakeCrew, FakeRun, FakeWorker
 
 SHAPES = {
@@ -32,11 +34,24 @@ class Walk:
     def __init__(self, shape: str, seed: int) -> None:
         self.random = Random(f"{shape} {seed}")
         self.shape = SHAPES[shape]
-        self.crew = FakeCrew(PoolState(*self.shape))
-        self.runs: list[FakeRun] = []
+        self.limits = self.draw_limits()
         self.lies = not self.random.randrange(3)
+        self.crew = FakeCrew(PoolState(*self.shape, self.limits), pace=0.01, is_trusted=not self.lies)
+        self.crew.abandons = self.shape[2] == "slot" and not self.random.randrange(2)
+        self.runs: list[FakeRun] = []
+        self.added: dict[int, float] = {}
+        self.starts: Counter[int] = Counter()
         self.crashes = self.random.choice([0.0, 0.3, 1.0, 3.0])
         self.is_cursed = not self.random.randrange(10)
+
+    def draw_limits(self) -> PoolLimits:
+        dice = self.random
+        total = sum(self.shape[0])
+        return PoolLimits(
+            max_tasks=dice.choice([0, 0, 0, 1, 3, 7]),
+            autoscale=(total, dice.randrange(1, total + 1)) if not dice.randrange(4) else None,
+            idle_timeout=dice.choice([0.0, 0.0, 20.0]),
+        )
 
     def step(self) -> None:
         """Let one thing happen."""
@@ -49,6 +64,11 @@ class Walk:
             self.lie: 3.0 if self.lies else 0.0,
             self.resize: 1.0,
             self.restart: 0.5,
+            self.nap: 4.0,
+            self.tick: 2.0,
+            self.overdue: 1.0,
+            self.recycle: 0.7,
+            self.hold: 0.6,
             self.close: 0.25,
             self.terminate: 0.1,
         }
@@ -64,8 +84,16 @@ class Walk:
             bad=frozenset(dice.sample(range(length), length // 5) if dice.random() < 0.2 else ()),
             fail_fast=dice.random() < 0.4,
             chunksize=dice.choice([None, None, 1, 4]),
+            policy=ev.Policy(
+                retries=dice.choice([0, 0, 1, 3]),
+                backoff=dice.choice([0.0, 0.05, 2.0]),
+                longest=3.0,
+                crash_retries=dice.choice([0, 1, 1, 2]),
+                rate=dice.choice([0.0, 0.0, 0.0, 3.0, 25.0, 900.0]),
+            ),
         )
         self.runs.append(run)
+        self.added[run.id] = self.crew.now
         if self.crew.state.phase is not PoolPhase.RUNNING:
             run.halts.add(ev.Verdict.CANCELLED)
         self.crew.add(run, *[dice.randrange(1, 6) for _ in range(dice.randrange(4))])
@@ -95,10 +123,11 @@ class Walk:
         elif what == 1 and worker.inbox:
             worker.hear()
         elif what == 2 and (item := worker.start()):
-            assert self.lies or item not in self.crew.blamed, f"{item} was lost with its worker, and is run again"
+            self.check_start(worker, self.runs[item[0]])
         elif what == 3 and worker.running:
-            fails = self.random.random() < 0.1
-            worker.finish(self.random.randrange(len(worker.running)), fails=fails)
+            fails = self.random.random() < 0.15
+            place = self.random.randrange(len(worker.running))
+            worker.finish(place, fails=fails, retriable=self.random.random() < 0.7)
         elif what == 4:
             worker.flush(self.random.choice([0.0, 0.0001, 0.01, 1.0]))
             return False
@@ -107,6 +136,41 @@ class Walk:
         else:
             return False
         return True
+
+    def check_start(self, worker: FakeWorker, run: FakeRun) -> None:
+        """Check that an item may start: whoever lies about what it has not started is given more in its place."""
+        if self.lies:
+            return
+        self.starts[run.id] += 1
+        if self.limits.max_tasks:
+            assert worker.started <= self.limits.max_tasks, f"worker {worker.id} has started {worker.started} items"
+        if run.policy.rate and not self.crashes and not self.is_cursed:
+            most = Throttle(run.policy.rate, 0.0).most + run.policy.rate * (self.crew.now - self.added[run.id])
+            assert self.starts[run.id] <= most + 0.001, f"{self.starts[run.id]} items of run {run.id} have started"
+
+    def nap(self) -> None:
+        self.crew.now += self.random.choice([0.02, 0.2, 1.0, 1.0, 9.0, 40.0])
+
+    def tick(self) -> None:
+        if self.crew.state.due is not None and self.random.random() < 0.8:
+            self.crew.tick()
+        else:
+            self.crew.handle(ev.Tick())
+
+    def overdue(self) -> None:
+        running = [(worker, item) for worker in self.crew.workers.values() for item in worker.running]
+        if running:
+            worker, (run, position) = self.random.choice(running)
+            if self.lies:
+                position = self.random.randrange(LONGEST + 5)
+            self.crew.handle(ev.Overdue(worker.id, run, position))
+
+    def recycle(self) -> None:
+        if self.crew.workers:
+            self.crew.handle(ev.Recycle(self.random.choice(list(self.crew.workers))))
+
+    def hold(self) -> None:
+        self.crew.handle(ev.Hold(self.random.random() < 0.5))
 
     def halt(self) -> None:
         if self.crew.runs:
@@ -156,8 +220,10 @@ class Walk:
             for run in list(self.crew.runs.values()):
                 while run.orders and run.verdict is None:
                     self.crew.handle(run.fill())
-            if events == len(self.crew.log):
+            if events == len(self.crew.log) and self.crew.state.due is None:
                 return
+            if events == len(self.crew.log):
+                self.crew.tick()
         raise AssertionError(f"it does not come to rest in {ROUNDS} rounds")
 
     def check(self) -> None:
@@ -165,7 +231,8 @@ class Walk:
         assert [] == list(self.crew.runs), "nothing can happen any more, and runs are left"
         for run in self.runs:
             accepted = set(range(run.filled)) - run.outcomes.keys()
-            failures = {"failed", "lost", "rejected"} & set(run.outcomes.values())
+            assert self.lies or all(run.reruns[one] <= run.policy.crash_retries + 8 for one in run.reruns)
+            failures = {"failed", "lost", "expired", "rejected"} & set(run.outcomes.values())
             match run.verdict:
                 case ev.Verdict.DONE:
                     assert not accepted, f"run {run.id} is done without {accepted}"
@@ -180,14 +247,16 @@ class Walk:
                     raise AssertionError(f"run {run.id} has no end")
         outcomes = [outcome for run in self.runs for outcome in run.outcomes.values()]
         assert outcomes.count("done") == self.crew.state.done
-        if self.crew.state.phase is PoolPhase.RUNNING and self.crew.log:
-            assert sorted(self.crew.state.seats) == sorted(worker.slots for worker in self.crew.workers.values())
+        state = self.crew.state
+        if state.phase is PoolPhase.RUNNING and self.crew.log:
+            sitting = sorted(worker.slots for worker in self.crew.workers.values())
+            assert sitting == ([] if state.is_asleep else sorted(state.wanted)) or self.crew.is_holding
         self.crew.handle(ev.Close())
         self.drain()
         assert self.crew.is_finished, "the pool is closed and idle, and does not end"
         assert {} == self.crew.workers
         assert PoolPhase.CLOSED is self.crew.state.phase
-        self.crew.replay(PoolState(*self.shape))
+        self.crew.replay(PoolState(*self.shape, self.limits))
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, SEEDS // 5))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from poolmagic.core import events as ev
+from poolmagic.core import ledger
 from poolmagic.core import state as module
 from poolmagic.core.books import PoolPhase, RunPhase, WorkerPhase
 from poolmagic.core.state import POOL_TRANSITIONS, RUN_TRANSITIONS, WORKER_TRANSITIONS, PoolState
@@ -68,6 +69,13 @@ def crash(crew: FakeCrew, worker: FakeWorker) -> list[ev.Command]:
     while worker.id in crew.workers:
         crew.deliver(worker)
     return crew.commands[-1]
+
+
+def stillborn(crew: FakeCrew) -> None:
+    """Let the next worker die as soon as it is there."""
+    if not crew.workers:
+        crew.tick()
+    crash(crew, next(iter(crew.workers.values())))
 
 
 def answer(crew: FakeCrew, event: ev.Event) -> list[ev.Command]:
@@ -147,6 +155,7 @@ def test_every_entry_of_the_tables_is_used(monkeypatch: pytest.MonkeyPatch) -> N
     watched = {name: _Watched(TABLES[name][0]) for name in TABLES}
     for name, table in watched.items():
         monkeypatch.setattr(module, name, table)
+    monkeypatch.setattr(ledger, "RUN_TRANSITIONS", watched["RUN_TRANSITIONS"])
     for seed in range(60):
         for shape in SHAPES:
             walk = Walk(shape, seed)
@@ -154,6 +163,7 @@ def test_every_entry_of_the_tables_is_used(monkeypatch: pytest.MonkeyPatch) -> N
                 walk.step()
             walk.drain()
             walk.halt_all()
+            walk.restart() if seed % 3 else None
             walk.crew.handle(ev.Terminate() if seed % 2 else ev.Close())
             walk.drain()
     assert [] == [(name, entry) for name, table in watched.items() for entry in table.keys() - table.used]
@@ -379,7 +389,7 @@ def test_a_batch_that_arrives_after_the_halt_is_given_up() -> None:
 def test_only_what_ran_is_lost_with_a_worker() -> None:
     """A crash costs the item that ran; what had not started goes to the worker that takes the seat."""
     crew = prefork()
-    run = started(crew, 3, 3, chunksize=3)
+    run = started(crew, 3, 3, chunksize=3, policy=ev.Policy(crash_retries=0))
     (worker,) = crew.workers.values()
     worker.start()
     worker.finish()
@@ -397,6 +407,8 @@ def test_items_that_come_back_are_first_in_the_queue() -> None:
     run = started(crew, 4, 1, 1, 1, 1)
     (worker,) = crew.workers.values()
     assert [(run.id, 0), (run.id, 1)] == list(worker.waiting)
+    crew.handle(ev.WorkerDoomed(worker.id))
+    worker.is_killed = True
     crash(crew, worker)
     assert [(0, 1), (1, 2), (2, 3), (3, 4)] == list(crew.state.runs[run.id].ready)
 
@@ -429,6 +441,25 @@ def test_nobody_is_robbed_twice_before_something_is_finished() -> None:
     assert 1 <= len(withdrawals) <= 2
 
 
+def test_what_came_after_a_robbery_may_be_taken_back_too() -> None:
+    """Though nothing was finished in between: with all tasks waiting for each other, nothing would ever be."""
+    crew = prefork(1)
+    first = started(crew, 2)
+    [busy] = crew.workers.values()
+    busy.start()
+    answer(crew, ev.Grow(1))
+    assert [ev.WithdrawItems(busy.id, first.id)] == ready(crew, 2)
+    while busy.inbox:
+        busy.hear()
+    crew.deliver(busy)
+    crew.workers[2].start()
+
+    later = started(crew, 1)  # in advance, to the one that was robbed
+    answer(crew, ev.Grow(1))
+
+    assert [ev.WithdrawItems(busy.id, later.id)] == ready(crew, 3)
+
+
 def test_items_that_come_back_go_first_to_those_that_are_idle() -> None:
     """Half of them; the rest goes back to where they came from, which will soon be free, too."""
     crew = prefork(2)
@@ -446,7 +477,7 @@ def test_a_pool_whose_workers_die_at_their_start_gives_up() -> None:
     run = FakeRun(0, 5)
     crew.add(run, 5)
     for _ in range(3):
-        crash(crew, next(iter(crew.workers.values())))
+        stillborn(crew)
     assert PoolPhase.BROKEN is crew.state.phase
     assert ev.Verdict.BROKEN is run.verdict
     assert {} == crew.workers
@@ -461,7 +492,7 @@ def test_a_closing_pool_whose_workers_die_at_their_start_gives_up_too() -> None:
     crew.add(run, 5)
     crew.handle(ev.Close())
     for _ in range(3):
-        crash(crew, next(iter(crew.workers.values())))
+        stillborn(crew)
     assert ev.Verdict.BROKEN is run.verdict
     assert PoolPhase.CLOSED is crew.state.phase
     assert crew.is_finished
@@ -479,7 +510,8 @@ def test_workers_that_get_something_done_between_may_die() -> None:
             worker.finish()
             worker.flush()
             crash(crew, worker)
-        crash(crew, next(iter(crew.workers.values())))
+        stillborn(crew)
+        crew.tick()
     assert PoolPhase.RUNNING is crew.state.phase
     assert [0, 1, 2, 3] == sorted(run.outcomes)
 
@@ -521,7 +553,9 @@ def test_a_replacement_has_the_slots_of_its_seat() -> None:
     crew = green(2)
     started(crew, 0)
     crew.handle(ev.Grow(3))
-    assert [ev.Spawn(2, 5)] == crash(crew, crew.workers[1])
+    crash(crew, crew.workers[1])
+    crew.tick()
+    assert [ev.Spawn(2, 5)] == crew.commands[-1]
 
 
 # The pool ----------------------------------------------------------------------------------------------------------
@@ -548,9 +582,10 @@ def test_closing_finishes_what_is_there() -> None:
 def test_a_crash_while_closing_is_made_good() -> None:
     """There is still work to do."""
     crew = prefork()
-    started(crew, 1)
+    run = started(crew, 1)
     crew.handle(ev.Close())
-    assert [ev.Spawn(2, 1)] == crash(crew, crew.workers[1])
+    crew.workers[1].start()
+    assert [ev.Rerun(1, run.id, 0, blamed=True), ev.Spawn(2, 1)] == crash(crew, crew.workers[1])
 
 
 def test_terminating_kills_everything() -> None:
@@ -618,12 +653,38 @@ def _lighter(state: PoolState) -> None:
     state.workers[1].load -= 1
 
 
+def _resting(state: PoolState) -> None:
+    state.runs[0].resting.add(0)
+
+
+def _grouped(state: PoolState) -> None:
+    state._attempts.groups.append(((0, (1, 2)),))
+
+
+def _spent(state: PoolState) -> None:
+    state.workers[1].budget = -1
+
+
 def _promised(state: PoolState) -> None:
     state.workers[2].promised[0] = 1
 
 
 @pytest.mark.parametrize(
-    "spoil", [_twice, _nowhere, _too_many, _unknown, _settled, _shared_seat, _asked_less, _lighter, _promised]
+    "spoil",
+    [
+        _twice,
+        _nowhere,
+        _too_many,
+        _unknown,
+        _settled,
+        _shared_seat,
+        _asked_less,
+        _lighter,
+        _resting,
+        _grouped,
+        _spent,
+        _promised,
+    ],
 )
 def test_validate_finds_books_that_are_wrong(spoil: Callable[[PoolState], None]) -> None:
     """The invariants that all these tests rely on can be broken, and that is noticed."""

@@ -5,67 +5,30 @@ Everything belongs to the calling thread, but `halt`, which another thread may c
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from poolmagic.config import is_coroutine_function
 from poolmagic.core.events import Verdict
-from poolmagic.errors import PoolMagicError
+from poolmagic.errors import PoolMagicError, TaskCancelled
 from poolmagic.feed import Feed
-from poolmagic.interrupts import Interrupts
+from poolmagic.interrupts import Interrupts, hold
 from poolmagic.payload import Direct
+from poolmagic.solo import Call, Halted, choose_wait
 
 if TYPE_CHECKING:
-    from poolmagic.asking import Sink, Work
+    from poolmagic.asking import Sink
+    from poolmagic.inbox import Work
 
-__all__ = ["InlineAsking", "make_callable", "run_at_once"]
+__all__ = ["InlineAsking", "run_at_once"]
 
 STEP: Final = 0.01
 """Seconds of work between two looks at whether the run was cancelled, and at the progress bar."""
 GROWTH: Final = 4
 """Times that a step may be longer, in items, than the one before it."""
-
-
-def make_callable(function: Callable[..., Any], stars: int) -> Callable[[Any], Any]:
-    """Return a function of an item; one for an ``async def`` runs it to its end in an event loop of its own."""
-    call = function
-    if is_coroutine_function(function):
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return _run_coroutine(function(*args, **kwargs))
-
-    if stars == 0:
-        return call
-    if stars == 1:
-        return lambda item: call(*item)
-    return lambda item: call(*item[0], **item[1])
-
-
-def _run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end: here, or in a thread if this one's event loop runs already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    outcome: list[tuple[bool, Any]] = []
-
-    def run() -> None:
-        try:
-            outcome.append((True, asyncio.run(coroutine)))
-        except BaseException as error:  # it is raised in the thread that waits
-            outcome.append((False, error))
-
-    thread = threading.Thread(target=run, name="poolmagic-solo-loop", daemon=True)
-    thread.start()
-    thread.join()
-    succeeded, value = outcome[0]
-    if not succeeded:
-        raise value
-    return value
+_WHO: Final = "the kernel (solo)"
 
 
 class InlineAsking:
@@ -75,20 +38,28 @@ class InlineAsking:
         work: The function.
         feed: The items.
         sink: Where outcomes go.
+        interrupts: Those of the run; None makes some.
         ahead: Whether more items may be run in one step than somebody waits for.
+
+    Raises:
+        UsageError: The run has time limits that cannot be kept here.
     """
 
-    def __init__(self, work: Work, feed: Feed, sink: Sink, *, ahead: bool) -> None:
+    def __init__(
+        self, work: Work, feed: Feed, sink: Sink, interrupts: Interrupts | None = None, *, ahead: bool
+    ) -> None:
         self.verdict: Verdict | None = None
         self.error: PoolMagicError | None = None
-        self._call = make_callable(work.payload, work.stars)
+        self._wake = threading.Event()
+        self._call = Call(work.payload, work.stars, work.options, self._wake)
         self._options = work.options
+        self._tries = (-1, 0)
         self._feed = feed
         self._sink = sink
         self._halted: Verdict | None = None
         self._ahead = ahead
         self._size = 1
-        self.interrupts = Interrupts(None)  # they are for the user's code, which runs right here
+        self.interrupts = interrupts or hold()  # nobody waits: they strike in the user's code, which runs right here
 
     def start(self) -> None:
         """Do nothing: each step runs items."""
@@ -99,6 +70,21 @@ class InlineAsking:
     def serve(self) -> None:
         """Do nothing: nobody orders items."""
 
+    @property
+    def has_more(self) -> bool:
+        """Whether there is something left for `finish`: never."""
+        return False
+
+    def wind_up(self, seconds: float) -> None:
+        """Take the end at once: nothing runs."""
+        self.verdict = self._halted
+
+    def unpack(self, seconds: float) -> None:
+        """Do nothing: nothing was packed."""
+
+    def finish(self, seconds: float) -> None:
+        """Do nothing: nothing is left."""
+
     def busy(self) -> tuple[int, int, int]:
         """Return that the one slot runs something, and that nothing waits to be reported."""
         return 1, 1, 0
@@ -106,6 +92,7 @@ class InlineAsking:
     def halt(self, verdict: Verdict, kill: bool) -> None:
         """End the run after the present step."""
         self._halted = verdict
+        self._wake.set()
 
     def step(self, timeout: float | None) -> bool:
         """Run the next item, or as many quick ones as take `STEP` seconds; blocks for them, whatever the timeout."""
@@ -114,16 +101,17 @@ class InlineAsking:
             return True
         if self._sink.room() == 0:
             return False
-        pulled = self._feed.pull(self._size)
+        with self.interrupts.open():
+            pulled = self._feed.pull(self._size)
         if pulled.span is not None:
             began = time.perf_counter()
             position, stop = pulled.span
-            while position < stop and self.verdict is None:
+            while position < stop and self.verdict is None and self._halted is None:
                 position = self._run(position, stop)
             if self._ahead:
                 pace = max((time.perf_counter() - began) / self._size, 1e-9)
                 self._size = max(1, min(int(STEP / pace), GROWTH * self._size))
-        if (pulled.span is None or pulled.last) and self.verdict is None:
+        if (pulled.span is None or pulled.last) and self.verdict is None and self._halted is None:
             self.verdict = Verdict.DONE
         return True
 
@@ -133,9 +121,13 @@ class InlineAsking:
         values: list[Any] = []
         failure: BaseException | None = None
         try:
-            for item in items:
-                values.append(self._call(item))  # noqa: PERF401 - what was done before an error is kept
-        except KeyboardInterrupt:  # it is for the run, and the item is run again when that is resumed
+            with self.interrupts.open(), self._call:
+                call = self._call.bare
+                for item in items:  # not `map`: for that a task's StopIteration would be the end
+                    values.append(call(item))  # noqa: PERF401 - what was done before an error is kept
+        except Halted:  # while an item waited for its turn
+            failure = None
+        except (KeyboardInterrupt, TaskCancelled):  # they are for the run, and the item is run again when it is resumed
             raise
         except BaseException as error:  # a task's SystemExit is its failure, not the kernel's end
             failure = error
@@ -146,12 +138,26 @@ class InlineAsking:
                 self._feed.resolve((position, end))
         if failure is None:
             return end
+        if self._rests(end, failure):
+            return end
         self._fail(end, items[len(values)], failure)
         return end + 1
 
+    def _rests(self, position: int, error: BaseException) -> bool:
+        """Wait before the next attempt of an item that failed; False if it has none."""
+        before, tries = self._tries
+        self._tries = (position, tries + 1 if before == position else 1)
+        seconds = choose_wait(self._options, error, self._tries[1])
+        if seconds is None:
+            return False
+        self._sink.failed_for_now(self._feed.index(position), Direct().pack_error(error), _WHO)
+        with suppress(Halted), self.interrupts.open():
+            self._call.wait(seconds)
+        return True
+
     def _fail(self, position: int, item: Any, error: BaseException) -> None:
         record = Direct().pack_error(error)
-        if self._sink.failed(self._feed.index(position), item, record, "the kernel (solo)"):
+        if self._sink.failed(self._feed.index(position), item, record, _WHO):
             self._feed.resolve((position, position + 1))
         if self._options.fail_fast:
             self.verdict = Verdict.FAILED
@@ -160,11 +166,20 @@ class InlineAsking:
 def run_at_once(work: Work, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Future[Any]:
     """Run a task of a solo pool and return its finished future."""
     future: Future[Any] = Future()
+    options, tries = work.options, 0
+    caller = Call(work.payload, 2, options, threading.Event())
     future.set_running_or_notify_cancel()
-    try:
-        future.set_result(make_callable(work.payload, 2)(call))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a task's SystemExit is its failure, not the kernel's end
-        future.set_exception(Direct().pack_error(error))
+    while not future.done():
+        tries += 1
+        try:
+            with caller:
+                future.set_result(caller(call))
+        except (KeyboardInterrupt, TaskCancelled):
+            raise
+        except BaseException as error:  # a task's SystemExit is its failure, not the kernel's end
+            seconds = choose_wait(options, error, tries)
+            if seconds is None:
+                future.set_exception(Direct().pack_error(error))
+            else:
+                caller.wait(seconds)
     return future

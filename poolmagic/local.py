@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterable
 
 from poolmagic.board import Board
+from poolmagic.deadlines import Alarm
 from poolmagic.launcher import Loop, Reports
 from poolmagic.messages import Batch, Hello, Message, Stop
 from poolmagic.payload import Direct
-from poolmagic.worker.slots import ThreadSlots
 from poolmagic.worker.tasks import TICK, Worker
+from poolmagic.worker.threads import ThreadSlots
 
 __all__ = ["LocalLauncher"]
 
@@ -40,28 +41,43 @@ class LocalLauncher:
 class _LocalLink:
     """The supervisor's hold on the local worker."""
 
+    trouble = ""
+    is_cut = False
+
     def __init__(self, worker: int, slots: int, loop: Loop, reports: Reports) -> None:
         self.pid: int | None = os.getpid()
         self.board = Board()
+        self.spare = 0
         self._worker = worker
         self._loop = loop
         self._reports = reports
         self._runner = ThreadSlots(slots, f"poolmagic-threads-{worker}")
         self._tasks = Worker(self._sent, Direct(), self.board, self._runner)
+        self._tasks.crew = reports
         self._runner.serve(self._tasks)
         self._over = False
         self._ticks = False
+        self._alarm = Alarm(loop, self._look)
         self._sent(Hello(os.getpid()))
 
     def _sent(self, message: Message) -> None:
         self._loop.call(self._reports.received, self._worker, message)
 
+    def abandon(self, run: int, position: int) -> bool:
+        """Leave the thread of a task that does not stop alone; if it has stopped after all, so much the better."""
+        self._runner.abandon(run, position)
+        self.spare = self._runner.spare
+        return True
+
     def send(self, message: Message) -> None:
         """Send a message; never blocks."""
         self._tasks.receive(message)
-        if isinstance(message, Batch) and not self._ticks:
-            self._ticks = True
-            self._tick()
+        self.spare = self._runner.spare
+        if isinstance(message, Batch):
+            if not self._ticks:
+                self._ticks = True
+                self._tick()
+            self._plan()
         if isinstance(message, Stop):  # which comes once nothing is in hand
             self._end(0)
 
@@ -72,6 +88,16 @@ class _LocalLink:
         if self._ticks:
             self._loop.call_at(time.monotonic() + TICK, self._tick)
 
+    def _plan(self) -> None:
+        """Look at the tasks when one of them may have reached its time limit."""
+        due = self._tasks.due
+        if due is not None and not self._over:
+            self._alarm.set(time.monotonic() + max(0.0, due - time.perf_counter()))
+
+    def _look(self) -> None:
+        self._tasks.tick()
+        self._plan()
+
     def kill(self) -> None:
         """Stop what runs where Python lets us, and have nothing more to do with it."""
         self._tasks.receive(Stop())
@@ -81,4 +107,4 @@ class _LocalLink:
     def _end(self, exitcode: int | None) -> None:
         if not self._over:
             self._over = True
-            self._loop.call(self._reports.ended, self._worker, exitcode)
+            self._loop.call(self._reports.ended, self._worker, exitcode, 0)

@@ -1,139 +1,86 @@
-"""Slots of an asyncio loop: tasks are coroutines. Imported in workers of this kind alone; the only one with asyncio.
+"""Slots of an asyncio loop: tasks are coroutines. Imported in workers of this kind, and by solo.
 
-Everything runs in the loop's thread but `wake`, `cancel`, `resize` and `stop`, which hand over to it.
+Everything runs in the loop's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Protocol
 
 from poolmagic.board import DONE, POSITION, RUN, SINCE
-from poolmagic.errors import TaskCancelled
+from poolmagic.errors import SoftTimeLimitExceeded, TaskCancelled
 from poolmagic.worker.native import perf_counter
 from poolmagic.worker.outbox import Row
+from poolmagic.worker.portions import Portion
 from poolmagic.worker.slots import task_of
-from poolmagic.worker.tasks import FLUSH_SECONDS, Portion, Worker, current
+from poolmagic.worker.tasks import FLUSH_SECONDS, Worker, current
+from poolmagic.worker.waves import TURN_SECONDS, Slot, WaveSlots
 
-__all__ = ["CoroutineSlots"]
-
-TURN_SECONDS: Final = 0.01
-"""After so long without a switch a coroutine lets the others run: tasks that never wait would starve the rest."""
-GAP: Final = 0.005
-"""At least so long is between two reports, if some slots are busy still: each costs a fraction of a millisecond."""
+__all__ = ["CoroutineSlots", "Softened", "drive"]
 
 
-class _Slot:
+class _Slot(Slot):
     """A slot with a coroutine."""
 
-    def __init__(self, number: int, record: memoryview, times: memoryview[float]) -> None:
-        self.number = number
-        self.record = record
-        self.times = times
-        self.coroutine: asyncio.Task[None] | None = None
-        self.has_started = False
-        self.is_struck = False
+    coroutine: asyncio.Task[None] | None = None
+    has_started = False
+    struck: TaskCancelled | None = None
+    """What a cancel of ours stands for, if there is one."""
+    soft: SoftTimeLimitExceeded | None = None
+    """What the next cancel is turned into, inside of the task."""
 
 
-class CoroutineSlots:
-    """Coroutines that pull tasks: one lives as long as there is a next task for it, not for one task only."""
+class CoroutineSlots(WaveSlots[_Slot]):
+    """Slots with coroutines."""
 
     def __init__(self, slots: int) -> None:
+        super().__init__(slots)
         self._loop = asyncio.new_event_loop()
-        self._slots = slots
-        self._free = list(range(slots - 1, -1, -1))
-        self._busy: dict[int, _Slot] = {}
-        self._starting = 0
-        self._wave = 0
-        self._latest: _Slot | None = None
-        self._flush_is_due = False
-        self._worker: Worker | None = None
         self._bug: BaseException | None = None
 
     def serve(self, worker: Worker) -> None:
         """Run tasks as they come; blocks until `stop` and the last task's end."""
         asyncio.set_event_loop(self._loop)
-        self._worker = worker
-        self._loop.call_soon(self._pump)
-        self._loop.run_forever()
+        pauses = (CoroutineSlots._pause.__code__, CoroutineSlots._recover.__code__)
+        with self._serving(worker, CoroutineSlots._run.__code__, *pauses):
+            self._loop.call_soon(self._pump)
+            self._loop.run_forever()
         if self._bug is not None:
             raise self._bug
 
-    def wake(self, count: int) -> None:
-        """Say that more tasks wait."""
+    def _notify(self) -> None:
         self._loop.call_soon_threadsafe(self._pump)
 
-    def cancel(self, run: int) -> None:
-        """Cancel the running coroutines of a run, as `asyncio.Task.cancel` does."""
-        self._loop.call_soon_threadsafe(self._cancel, run)
+    def _later(self, seconds: float, function: Callable[..., None], *args: Any) -> None:
+        self._loop.call_later(seconds, function, *args)
 
-    def resize(self, slots: int) -> None:
-        """Have this many slots from now on; tasks that run go on."""
-        self._loop.call_soon_threadsafe(self._resize, slots)
+    def _end(self) -> None:
+        self._loop.stop()
 
-    def stop(self) -> None:
-        """Let `serve` return once no task is left."""
-        self._loop.call_soon_threadsafe(self._pump)
+    def _begin(self, worker: Worker, number: int) -> None:
+        slot = self._busy[number] = _Slot(number, *worker.board.record(number))
+        slot.coroutine = self._loop.create_task(self._serve(worker, slot))
+        slot.coroutine.add_done_callback(partial(self._over, worker, slot))
 
-    def defer(self, flush: Callable[[], None]) -> None:
-        """Flush once for all coroutines that are ready now or in a moment: a thousand may wake in one go."""
-        assert self._worker is not None
-        if not self._flush_is_due:
-            self._flush_is_due = True
-            self._loop.call_later(max(0.0, self._worker.since + GAP - perf_counter()), self._flush_if_due, flush)
-
-    def _flush_if_due(self, flush: Callable[[], None]) -> None:
-        if self._flush_is_due:
-            self._flush_is_due = False
-            flush()
-
-    def _cancel(self, run: int) -> None:
-        for slot in self._busy.values():
-            # It strikes where the coroutine waits now, and that is in the task that is on the board.
-            if slot.record[RUN] == run + 1 and slot.record[POSITION] >= 0 and slot.coroutine is not None:
-                slot.is_struck = True
-                slot.coroutine.cancel()
-
-    def _resize(self, slots: int) -> None:
-        self._slots, self._latest = slots, None
-        self._free = [number for number in range(slots - 1, -1, -1) if number not in self._busy]
-        self._pump()
-
-    def _pump(self) -> None:
-        """Start coroutines for waiting tasks; end the loop when it is time."""
-        worker = self._worker
-        assert worker is not None
-        if not self._starting:
-            self._wave = 0
-            self._start_more(worker, worker.waiting)
-        if worker.stopping and not self._busy and not worker.waiting:
-            worker.flush()
-            self._loop.stop()
-        worker.tidy()
-
-    def _start_more(self, worker: Worker, waiting: int) -> None:
-        """Start coroutines for waiting tasks: one, and once they have begun twice as many, and so on.
-
-        So there are soon enough if tasks wait, and no hundred of them for a batch that the first one runs alone.
-        """
-        self._wave = self._wave * 2 or 1
-        for _ in range(min(self._wave, len(self._free), waiting)):
-            number = self._free.pop()
-            slot = self._busy[number] = _Slot(number, *worker.board.record(number))
-            self._starting += 1
-            slot.coroutine = self._loop.create_task(self._serve(worker, slot))
-            slot.coroutine.add_done_callback(partial(self._over, worker, slot))
+    def _throw(self, slot: _Slot, run: int, position: int, error: BaseException) -> None:
+        # It strikes where the coroutine waits now, and that is in the task that is on the board.
+        if slot.coroutine is None:
+            return
+        if isinstance(error, SoftTimeLimitExceeded):
+            slot.soft = error
+        elif isinstance(error, TaskCancelled):
+            slot.struck, slot.soft = error, None
+        slot.coroutine.cancel()
 
     async def _serve(self, worker: Worker, slot: _Slot) -> None:
         """Run tasks in one slot until there is none."""
         slot.has_started = True
-        self._starting -= 1
-        if not self._starting:
-            self._start_more(worker, worker.waiting - 1)
+        self._begun(worker)
         current.set(partial(task_of, slot.record))
         while slot.number < self._slots and (portion := worker.front()) is not None:
             if await self._run(worker, portion, slot):
@@ -146,20 +93,17 @@ class CoroutineSlots:
         if not coroutine.cancelled() and coroutine.exception() is not None:
             self._bug = coroutine.exception()
             self._loop.stop()
-        slot.record[RUN] = 0
-        del self._busy[slot.number]
-        if slot.number < self._slots:
-            self._free.append(slot.number)
-        worker.idle()
-        if not self._busy:  # there is nothing to wait for
-            self._flush_if_due(worker.flush)
+        self._release(worker, slot)
         self._pump()
 
     async def _run(self, worker: Worker, portion: Portion, slot: _Slot) -> bool:
         """Run tasks of a batch in one slot; return True if there are no more, False if the slot was taken away."""
         record, times, unfinished, coroutine = slot.record, slot.times, worker.unfinished, slot.coroutine
         assert coroutine is not None
-        call, done = portion.callable(), record[DONE]
+        call = portion.limited(times) if portion.call.limited else portion.callable()
+        done = record[DONE]
+        if portion.call.softly_limited:
+            call = _softened(call, slot, coroutine)
         row, is_empty = Row(portion.out), True
         record[RUN] = 0  # while the record is of two runs
         record[POSITION] = -1
@@ -167,13 +111,13 @@ class CoroutineSlots:
         now = perf_counter()
         turn_ends = now + TURN_SECONDS
         for position, raw in portion.tasks:
+            times[SINCE] = now  # first: the task before may look younger, but this one must not look older than it is
             record[POSITION] = position
-            times[SINCE] = now
             self._latest = slot
             try:
                 value = await call(raw)
             except BaseException as error:  # a task's SystemExit is its failure, not the worker's end
-                worker.fail(portion, position, _explained(error, by_us=slot.is_struck))
+                worker.fail(portion, position, _explained(error, slot.struck))
             else:
                 row.keep(position, value)
             if unfinished:
@@ -181,7 +125,7 @@ class CoroutineSlots:
             done += 1
             record[DONE] = done
             now = perf_counter()
-            if slot.is_struck or coroutine.cancelling():
+            if slot.struck is not None or coroutine.cancelling():
                 await self._recover(slot, coroutine)
             if self._latest is not slot or now > turn_ends:
                 now = await self._pause(worker, slot, now)
@@ -195,7 +139,7 @@ class CoroutineSlots:
     async def _recover(self, slot: _Slot, coroutine: asyncio.Task[Any]) -> None:
         """Forget the cancels of a task that is over: none may strike the next one."""
         slot.record[POSITION] = -1
-        slot.is_struck = False
+        slot.struck = slot.soft = None
         while coroutine.cancelling():
             coroutine.uncancel()
         with suppress(asyncio.CancelledError):  # one that was asked for, and had not struck when the task ended
@@ -213,9 +157,49 @@ class CoroutineSlots:
         return perf_counter()
 
 
-def _explained(error: BaseException, *, by_us: bool) -> BaseException:
+def _explained(error: BaseException, struck: TaskCancelled | None) -> BaseException:
     """Return what a task raised; a cancel that is not ours is a failure like any other."""
-    return TaskCancelled() if by_us and isinstance(error, asyncio.CancelledError) else error
+    if struck is None or not isinstance(error, asyncio.CancelledError):
+        return error
+    return struck.with_traceback(error.__traceback__)
+
+
+def _softened(call: Callable[[Any], Any], slot: _Slot, task: asyncio.Task[Any]) -> Callable[[Any], Awaitable[Any]]:
+    """Return the same function for tasks with a soft limit."""
+    return lambda raw: drive(call(raw), slot, task)
+
+
+class Softened(Protocol):
+    """Who turns a cancel into something softer."""
+
+    soft: SoftTimeLimitExceeded | None
+
+
+@types.coroutine
+def drive(coroutine: Awaitable[Any], softened: Softened, task: asyncio.Task[Any]) -> Generator[Any, Any, Any]:
+    """Await a coroutine, and throw what is `soft` into it where a cancel of its task would strike.
+
+    The task may catch it where it waits, as any error, and goes on as if it had never been cancelled.
+    """
+    awaited = coroutine.__await__()
+    step = partial(next, awaited)
+    while True:
+        try:
+            waits_for = step()
+        except StopIteration as end:
+            return end.value
+        try:
+            value = yield waits_for
+        except GeneratorExit:
+            awaited.close()
+            raise
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and softened.soft is not None:
+                error, softened.soft = softened.soft, None
+                task.uncancel()
+            step = partial(awaited.throw, error)
+        else:
+            step = partial(awaited.send, value)
 
 
 @types.coroutine

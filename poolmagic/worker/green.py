@@ -1,7 +1,6 @@
 """Green slots: greenlets that pull tasks, on gevent's hub or eventlet's.
 
-Everything here runs in the hub's thread but `wake`, `cancel`, `resize` and `stop`, which the control thread calls; they
-only wake the hub and leave the work to `_pump` there. The two libraries differ in five small functions (`Hub`).
+Everything here runs in the hub's thread but `Hub.notify`. The two libraries differ in a few small functions (`Hub`).
 """
 
 from __future__ import annotations
@@ -9,22 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from poolmagic.board import DONE, POSITION, RUN, SINCE
-from poolmagic.errors import TaskCancelled
+from poolmagic.errors import SoftTimeLimitExceeded, TaskCancelled
 from poolmagic.worker.native import perf_counter, read, write
 from poolmagic.worker.outbox import Row
+from poolmagic.worker.portions import Portion
 from poolmagic.worker.slots import task_of
-from poolmagic.worker.tasks import FLUSH_SECONDS, Portion, Worker, current
+from poolmagic.worker.tasks import FLUSH_SECONDS, Worker, current
+from poolmagic.worker.waves import TURN_SECONDS, Slot, WaveSlots
 
 __all__ = ["EventletHub", "GeventHub", "GreenSlots", "Hub"]
-
-TURN_SECONDS: Final = 0.01
-"""After so long without a switch a greenlet lets the others run: tasks that never wait would starve the rest."""
-
-GAP: Final = 0.005
-"""At least so long is between two reports, if some slots are busy still: each costs a fraction of a millisecond."""
 
 
 class Hub(Protocol):
@@ -197,131 +192,62 @@ class EventletHub:
             self._ended.send()
 
 
-class _Slot:
+class _Slot(Slot):
     """A slot with a greenlet."""
 
-    def __init__(self, number: int, record: memoryview, times: memoryview[float]) -> None:
-        self.number = number
-        self.record = record
-        self.times = times
-        self.greenlet: Any = None
-
-    def has(self, run: int, position: int) -> bool:
-        """Whether this task is in the slot."""
-        return self.record[RUN] == run + 1 and self.record[POSITION] == position
+    greenlet: Any = None
 
 
-class GreenSlots:
-    """Greenlets that pull tasks: a greenlet lives as long as there is a next task for it, not for one task only."""
+class GreenSlots(WaveSlots[_Slot]):
+    """Slots with greenlets."""
 
     def __init__(self, hub: Hub, slots: int) -> None:
+        super().__init__(slots)
         self._hub = hub
-        self._slots = self._wanted = slots
-        self._free = list(range(slots - 1, -1, -1))
         self._made: dict[int, _Slot] = {}
-        self._busy: dict[int, _Slot] = {}
-        self._starting = 0
-        self._wave = 0
-        self._latest: _Slot | None = None
-        self._cancelled: list[int] = []
-        self._flush_is_due = False
-        self._worker: Worker | None = None
 
     def serve(self, worker: Worker) -> None:
         """Run tasks as they come; blocks until `stop` and the last task's end."""
-        self._worker = worker
-        self._hub.listen(self._pump)
-        self._hub.notify()  # for what came before we listened
-        self._hub.wait_for_end()
+        with self._serving(worker, GreenSlots._run.__code__, GreenSlots._pause.__code__):
+            self._hub.listen(self._pump)
+            self._hub.notify()  # for what came before we listened
+            self._hub.wait_for_end()
 
-    def wake(self, count: int) -> None:
-        """Say that more tasks wait."""
+    def _notify(self) -> None:
         self._hub.notify()
 
-    def cancel(self, run: int) -> None:
-        """Throw `TaskCancelled` into the running tasks of a run, once the hub gets to it."""
-        self._cancelled.append(run)
-        self._hub.notify()
+    def _later(self, seconds: float, function: Callable[..., None], *args: Any) -> None:
+        self._hub.spawn_later(seconds, function, *args)
 
-    def resize(self, slots: int) -> None:
-        """Have this many slots from now on; tasks that run go on."""
-        self._wanted = slots
-        self._hub.notify()
+    def _end(self) -> None:
+        self._hub.end()
 
-    def stop(self) -> None:
-        """Let `serve` return once no task is left."""
-        self._hub.notify()
+    def _begin(self, worker: Worker, number: int) -> None:
+        slot = self._made.get(number) or _Slot(number, *worker.board.record(number))
+        self._made[number] = self._busy[number] = slot
+        slot.greenlet = self._hub.spawn(self._serve, slot)
 
-    def defer(self, flush: Callable[[], None]) -> None:
-        """Flush once for all greenlets that are ready now or in a moment: a thousand may wake in one go."""
-        assert self._worker is not None
-        if not self._flush_is_due:
-            self._flush_is_due = True
-            self._hub.spawn_later(max(0.0, self._worker.since + GAP - perf_counter()), self._flush_if_due, flush)
+    def _throw(self, slot: _Slot, run: int, position: int, error: BaseException) -> None:
+        self._hub.soon(partial(self._throw_now, slot, run, position, error))
 
-    def _flush_if_due(self, flush: Callable[[], None]) -> None:
-        if self._flush_is_due:
-            self._flush_is_due = False
-            flush()
-
-    def _pump(self) -> None:
-        """Do what the control thread asked for: cancel, and start greenlets for waiting tasks."""
-        worker = self._worker
-        assert worker is not None
-        while self._cancelled:
-            run = self._cancelled.pop()
-            for slot in self._busy.values():
-                if slot.record[RUN] == run + 1:
-                    self._hub.soon(partial(self._strike, slot, run, slot.record[POSITION]))
-        if self._slots != self._wanted:
-            self._slots, self._latest = self._wanted, None
-            self._free = [number for number in range(self._slots - 1, -1, -1) if number not in self._busy]
-        if not self._starting:
-            self._wave = 0
-            self._start_more(worker, worker.waiting)
-        self._end_if_idle()
-        worker.tidy()
-
-    def _start_more(self, worker: Worker, waiting: int) -> None:
-        """Start greenlets for waiting tasks: one, and once they have begun twice as many, and so on.
-
-        So there are soon enough if tasks wait, and no hundred of them for a batch that the first one runs alone.
-        """
-        self._wave = self._wave * 2 or 1
-        for _ in range(min(self._wave, len(self._free), waiting)):
-            number = self._free.pop()
-            slot = self._made.get(number) or _Slot(number, *worker.board.record(number))
-            self._made[number] = self._busy[number] = slot
-            self._starting += 1
-            slot.greenlet = self._hub.spawn(self._serve, slot)
-
-    def _strike(self, slot: _Slot, run: int, position: int) -> None:
-        """Cancel a task, unless its greenlet has gone on to another by now."""
-        if slot.has(run, position):
-            slot.greenlet.throw(TaskCancelled)
+    def _throw_now(self, slot: _Slot, run: int, position: int, error: BaseException) -> None:
+        if slot.has(run, position):  # or its greenlet has gone on by now
+            slot.greenlet.throw(error)
 
     def _serve(self, slot: _Slot) -> None:
         """Run tasks in one slot until there is none."""
         worker = self._worker
         assert worker is not None
-        self._starting -= 1
-        if not self._starting:
-            self._start_more(worker, worker.waiting - 1)
+        self._begun(worker)
         current.set(partial(task_of, slot.record))
         while slot.number < self._slots and (portion := worker.front()) is not None:
             try:
                 if self._run(worker, portion, slot):
                     worker.drop(portion)
-            except TaskCancelled as error:  # while the outcome of a task was put away
+            except (TaskCancelled, SoftTimeLimitExceeded) as error:  # while the outcome of a task was put away
                 slot.record[DONE] += 1
                 worker.fail(portion, slot.record[POSITION], error)
-        slot.record[RUN] = 0
-        del self._busy[slot.number]
-        if slot.number < self._slots:
-            self._free.append(slot.number)
-        worker.idle()
-        if not self._busy:  # there is nothing to wait for
-            self._flush_if_due(worker.flush)
+        self._release(worker, slot)
         if worker.waiting:  # the slot was taken away: another one may be free
             self._hub.notify()
         self._end_if_idle()
@@ -329,7 +255,8 @@ class GreenSlots:
     def _run(self, worker: Worker, portion: Portion, slot: _Slot) -> bool:
         """Run tasks of a batch in one slot; return True if there are no more, False if the slot was taken away."""
         record, times, unfinished = slot.record, slot.times, worker.unfinished
-        call, done = portion.callable(), record[DONE]
+        call = portion.limited(times) if portion.call.limited else portion.callable()
+        done = record[DONE]
         row, is_empty = Row(portion.out), True
         record[RUN] = 0  # while the record is of two runs
         record[POSITION] = -1
@@ -337,8 +264,8 @@ class GreenSlots:
         now = perf_counter()
         turn_ends = now + TURN_SECONDS
         for position, raw in portion.tasks:
+            times[SINCE] = now  # first: the task before may look younger, but this one must not look older than it is
             record[POSITION] = position
-            times[SINCE] = now
             self._latest = slot
             try:
                 value = call(raw)
@@ -369,9 +296,3 @@ class GreenSlots:
             self._flush_if_due(worker.flush)  # who waits for its turn behind a hundred others may wait for long
             self._hub.pause()
         return perf_counter()
-
-    def _end_if_idle(self) -> None:
-        worker = self._worker
-        if worker is not None and worker.stopping and not self._busy and not worker.waiting:
-            worker.flush()
-            self._hub.end()

@@ -7,11 +7,14 @@ takes out holds the worker's lock.
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 from poolmagic.messages import Span
 
-__all__ = ["Outbox", "Row", "Stretch", "spans_of"]
+__all__ = ["Failed", "Outbox", "Row", "Stretch", "spans_of"]
+
+Failed: TypeAlias = tuple[int, Any, bool]
+"""The position of an item, its packed error, and whether it may be tried again."""
 
 _position = itemgetter(0)
 
@@ -44,6 +47,12 @@ class Row:
         self._stretch.values.append(value)
         self._expected = position + 1
 
+    def drop(self) -> None:
+        """Forget what comes from now on: the items are somebody else's. What came before stays."""
+        self._out = Outbox()
+        self.close()
+        self._stretch = None
+
     def close(self) -> None:
         """Say that nothing more comes."""
         if self._stretch is not None:
@@ -57,7 +66,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._stretches: list[Stretch] = []
-        self.failed: list[tuple[int, Any]] = []
+        self.failed: list[Failed] = []
 
     def __bool__(self) -> bool:
         return bool(self.failed or any(stretch.values for stretch in list(self._stretches)))
@@ -70,7 +79,7 @@ class Outbox:
         self._stretches.append(stretch)
         return stretch
 
-    def take(self) -> tuple[list[Span], list[Any], list[tuple[int, Any]]]:
+    def take(self) -> tuple[list[Span], list[Any], list[Failed]]:
         """Take all: spans, their values in order, and failures. One thread at a time; slots may go on meanwhile."""
         stretches = list(self._stretches)
         still_open: list[Stretch] = []

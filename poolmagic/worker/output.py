@@ -6,9 +6,11 @@ A stream may be written to from any thread of the worker; text from outside of a
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
 from typing import Final, TextIO
 
 from poolmagic.messages import Output
+from poolmagic.worker.signals import held_back
 from poolmagic.worker.tasks import Worker, current
 
 __all__ = ["TaskStream"]
@@ -50,8 +52,9 @@ class TaskStream(io.TextIOBase):
             self._worker.unfinished[task, self._name] = rest
             self._worker.nudges.add("an unfinished line")
         whole = lines + end
-        for start in range(0, len(whole), PART):
-            self._worker.send(Output(*task, self._name, whole[start : start + PART]))
+        with held_back() if self._worker.limits.are_set else nullcontext():
+            for start in range(0, len(whole), PART):
+                self._worker.send(Output(*task, self._name, whole[start : start + PART]))
         return len(text)
 
     def flush(self) -> None:
@@ -60,7 +63,8 @@ class TaskStream(io.TextIOBase):
         if task is None:
             self._before.flush()
         else:
-            self._worker.send_unfinished(task)
+            with held_back() if self._worker.limits.are_set else nullcontext():
+                self._worker.send_unfinished(task)
 
 
 def _current_task() -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Slots: the places in a worker where tasks run. Here those of plain threads; green ones and coroutines are elsewhere.
+"""Slots: the places in a worker where tasks run. Here the only one of a prefork worker; the others are elsewhere.
 
 A runner owns its slots. Its methods may be called from the control thread at any time; `serve` belongs to the
 worker's main thread.
@@ -6,21 +6,22 @@ worker's main thread.
 
 from __future__ import annotations
 
-import ctypes
-import threading
+import signal
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from queue import SimpleQueue
+from types import FrameType
 from typing import Final, Protocol
 
 from poolmagic.board import DONE, LOOK, POSITION, RUN, SINCE
-from poolmagic.errors import TaskCancelled
-from poolmagic.worker.native import allocate_lock, perf_counter
-from poolmagic.worker.outbox import Row
-from poolmagic.worker.tasks import FLUSH_SECONDS, Portion, Worker, current
+from poolmagic.worker.native import get_ident, perf_counter
+from poolmagic.worker.portions import RUN_LIMITED, Portion
+from poolmagic.worker.signals import STRIKE, called_by, handled
+from poolmagic.worker.tasks import Worker, current
 
-__all__ = ["InlineSlots", "SlotRunner", "ThreadSlots", "task_of"]
+__all__ = ["InlineSlots", "SlotRunner", "task_of"]
 
 LOOK_SECONDS: Final = 0.002
 """About so long a slot may run short items without a look at the clock."""
@@ -35,6 +36,11 @@ MOST_STEPS: Final = 128
 
 class SlotRunner(Protocol):
     """Runs tasks in slots."""
+
+    @property
+    def records(self) -> int:
+        """How many records of the board the slots use, from the first one on."""
+        ...
 
     def serve(self, worker: Worker) -> None:
         """Run tasks as they come; blocks until `stop` and the last task's end."""
@@ -52,6 +58,14 @@ class SlotRunner(Protocol):
         """Throw `TaskCancelled` into the running tasks of a run."""
         ...
 
+    def strike(self, run: int, position: int, error: BaseException) -> None:
+        """Raise an error in one task, as soon as that can be; never in another, if it has ended by then."""
+        ...
+
+    def insist(self) -> bool:
+        """Try again what was struck and shows no sign of it; False if there is nothing such."""
+        ...
+
     def resize(self, slots: int) -> None:
         """Have this many slots from now on; tasks that run go on."""
         ...
@@ -67,21 +81,33 @@ def task_of(record: memoryview) -> tuple[int, int] | None:
 
 
 class InlineSlots:
-    """One slot: the main thread of the process. Its running task can be stopped only together with the process.
+    """One slot: the main thread of the process. A cancel ends it with the process; a strike is a signal.
 
     Items that take a microsecond are run in a loop that does for each what cannot be left out: put its position on the
     board, call the function, keep the value. All else is done at the *looks* at the clock, of which there is one for
-    each item if they are slow, and one every so many if they are fast.
+    each item if they are slow, and one every so many if they are fast. Items with a time limit have one each, because
+    it must be known when each of them began.
     """
+
+    records = 1
 
     def __init__(self) -> None:
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._step = 1
         self._done = 0
+        self._thread = 0
+        self._record: memoryview | None = None
+        self._strikes: deque[tuple[int, int, BaseException]] = deque()
 
     def serve(self, worker: Worker) -> None:
         """Run tasks as they come; blocks until `stop` and the last task's end."""
+        with handled({STRIKE: self._struck, signal.SIGINT: self._interrupted}):
+            self._thread = get_ident()
+            self._serve(worker)
+
+    def _serve(self, worker: Worker) -> None:
         record, times = worker.board.record(0)
+        self._record = record
         current.set(partial(task_of, record))
         while True:
             portion = worker.front()
@@ -104,6 +130,7 @@ class InlineSlots:
         nudges, done = worker.nudges, self._done - portion.first
         stretch = portion.out.open(portion.first)
         position = portion.first - 1
+        limited = portion.call.limited
         now = perf_counter()
         while True:
             before = position
@@ -111,9 +138,10 @@ class InlineSlots:
             record[DONE] = done + position + 1
             times[SINCE] = now
             record[RUN] = portion.run + 1
-            call, values = portion.callable(), stretch.values
+            call = portion.limited(times) if limited else portion.callable()
+            values = stretch.values
             try:
-                for position, raw in islice(portion.tasks, self._step):
+                for position, raw in islice(portion.tasks, 1 if limited else self._step):
                     record[POSITION] = position
                     values.append(call(raw))
                     if nudges:
@@ -155,6 +183,35 @@ class InlineSlots:
     def cancel(self, run: int) -> None:
         """Do nothing: the supervisor replaces the worker."""
 
+    def strike(self, run: int, position: int, error: BaseException) -> None:
+        """Have the main thread raise an error in its task; sleeps and waits are interrupted."""
+        self._strikes.append((run, position, error))
+        signal.pthread_kill(self._thread, STRIKE)
+
+    def insist(self) -> bool:
+        """Send the signal again if it was not handled: it came just before the wait that it was to interrupt."""
+        if self._strikes:
+            signal.pthread_kill(self._thread, STRIKE)
+        return bool(self._strikes)
+
+    def _struck(self, number: int, frame: FrameType | None) -> None:
+        """Raise the error that is meant for the task that runs; called between two instructions of the main thread."""
+        runs, _ = called_by(RUN_LIMITED, frame)
+        task = None if runs is None or self._record is None else task_of(self._record)
+        found: BaseException | None = None
+        while self._strikes:
+            run, position, error = self._strikes.popleft()
+            if task == (run, position):
+                found = error
+        if found is not None:
+            raise found
+
+    def _interrupted(self, number: int, frame: FrameType | None) -> None:
+        """Raise `KeyboardInterrupt` in the task that runs. Between two tasks it belongs to nobody."""
+        _, called = called_by(InlineSlots._run.__code__, frame)
+        if called is not None and called.f_code not in _BETWEEN:
+            signal.default_int_handler(number, frame)
+
     def resize(self, slots: int) -> None:
         """Do nothing: a process has one slot."""
 
@@ -163,149 +220,8 @@ class InlineSlots:
         self._wake.put(None)
 
 
-class _Slot:
-    """A slot with a thread."""
-
-    def __init__(self, number: int, record: memoryview, times: memoryview[float]) -> None:
-        self.number = number
-        self.record = record
-        self.record[POSITION] = -1
-        self.times = times
-        self.thread = 0
-        self.is_struck = False
-
-
-class ThreadSlots:
-    """Threads of this process, started as they are needed. Running tasks are stopped by an asynchronous exception.
-
-    Such an exception may strike at any time after it was asked for, so it must be withdrawn before the thread goes on
-    to the next task. Who cancels sets `is_struck` before he looks what the slot runs, and the thread says that it runs
-    nothing before it looks at `is_struck`: so one of them sees the other. Then the thread waits until he is done.
-    """
-
-    def __init__(self, slots: int, name: str) -> None:
-        self._slots = slots
-        self._name = name
-        self._work = threading.Condition()
-        self._idle = 0
-        self._alive: dict[int, _Slot] = {}
-        # Not the condition: its code is Python's, in which an exception may strike when the lock is just taken.
-        self._striking = allocate_lock()
-        self._worker: Worker | None = None
-
-    def serve(self, worker: Worker) -> None:
-        """Take the worker to serve; unlike the other runners' this does not block: the slots have threads."""
-        self._worker = worker
-
-    def wake(self, count: int) -> None:
-        """Wake idle threads for new tasks, and start those that are missing."""
-        worker = self._worker
-        assert worker is not None
-        with self._work:
-            missing = [number for number in range(self._slots) if number not in self._alive]
-            started = [
-                _Slot(number, *worker.board.record(number)) for number in missing[: max(0, worker.waiting - self._idle)]
-            ]
-            self._alive.update((slot.number, slot) for slot in started)
-            self._work.notify(count)
-        for slot in started:
-            name = f"{self._name}-{slot.number}"
-            threading.Thread(target=self._serve, args=(worker, slot), name=name, daemon=True).start()
-
-    def _serve(self, worker: Worker, slot: _Slot) -> None:
-        """Run tasks in one thread until the slot or the worker ends."""
-        slot.thread = threading.get_ident()
-        while (portion := self._wait(worker, slot)) is not None:
-            try:
-                if self._run(worker, portion, slot):
-                    worker.drop(portion)
-            except TaskCancelled as error:  # it came just before or just after the user's own code
-                position = slot.record[POSITION]
-                self._leave(slot)
-                if position >= 0:
-                    slot.record[DONE] += 1
-                    worker.fail(portion, position, error)
-
-    def _wait(self, worker: Worker, slot: _Slot) -> Portion | None:
-        """Wait for the next batch; None if the thread is to end."""
-        portion = worker.front()
-        if portion is None or slot.number >= self._slots:
-            slot.record[RUN] = 0
-            worker.idle()
-            with self._work:
-                self._idle += 1
-                while slot.number < self._slots and (portion := worker.front()) is None and not worker.stopping:
-                    self._work.wait()
-                self._idle -= 1
-                if portion is None or slot.number >= self._slots:
-                    del self._alive[slot.number]
-                    return None
-        return portion
-
-    def _run(self, worker: Worker, portion: Portion, slot: _Slot) -> bool:
-        """Run tasks of a batch in one slot; return True if there are no more, False if the slot was taken away."""
-        record, times = slot.record, slot.times
-        call, done = portion.callable(), record[DONE]
-        row, is_empty = Row(portion.out), True
-        record[RUN] = 0  # while the record is of two runs
-        record[POSITION] = -1
-        record[RUN] = portion.run + 1
-        now = perf_counter()
-        for position, raw in portion.tasks:
-            times[SINCE] = now
-            record[POSITION] = position
-            try:
-                value = call(raw)
-            except BaseException as error:  # a task's SystemExit is its failure, not the thread's end
-                worker.fail(portion, position, error)
-            else:
-                row.keep(position, value)
-            record[POSITION] = -1
-            if slot.is_struck:
-                self._leave(slot)
-            done += 1
-            record[DONE] = done
-            now = perf_counter()
-            if now - worker.since > FLUSH_SECONDS:
-                worker.flush()
-            if slot.number >= self._slots:
-                is_empty = False
-                break
-        row.close()
-        return is_empty
-
-    def _leave(self, slot: _Slot) -> None:
-        """Say that the slot's task is over; a cancel that has not struck by now is withdrawn."""
-        slot.record[POSITION] = -1
-        with self._striking:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(slot.thread), None)
-            slot.is_struck = False
-
-    def defer(self, flush: Callable[[], None]) -> None:
-        """Flush at once: no thread asks for it within a task, where a cancel may strike and lose what is flushed."""
-        flush()
-
-    def cancel(self, run: int | None) -> None:
-        """Throw `TaskCancelled` into the threads that run tasks of a run (None: any). It acts in Python code only."""
-        with self._striking:
-            for slot in list(self._alive.values()):
-                if slot.is_struck:
-                    continue
-                slot.is_struck = True
-                if slot.record[POSITION] >= 0 and run in (None, slot.record[RUN] - 1):
-                    thread = ctypes.c_ulong(slot.thread)
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(TaskCancelled))
-                else:
-                    slot.is_struck = False
-
-    def resize(self, slots: int) -> None:
-        """Have this many slots; threads above it end after their task."""
-        with self._work:
-            self._slots = slots
-            self._work.notify_all()
-        self.wake(slots)
-
-    def stop(self) -> None:
-        """End the threads once they find nothing to do."""
-        with self._work:
-            self._work.notify_all()
+_BETWEEN: Final = frozenset(
+    function.__code__
+    for function in (InlineSlots._look, Worker.break_off, Portion.callable, Portion.limited)  # noqa: SLF001 - of the class above
+)
+"""What the loop calls beside tasks."""

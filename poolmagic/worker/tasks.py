@@ -9,16 +9,15 @@ finds it empty. Finished items are appended to a list; `flush` takes what is the
 from __future__ import annotations
 
 import gc
+import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
 from poolmagic.board import Board
-from poolmagic.errors import PayloadError, RunCancelled, TaskCancelled
-from poolmagic.memory import Payload
+from poolmagic.errors import PayloadError, RunCancelled, TaskCancelled, TaskOverdue
 from poolmagic.messages import (
     Batch,
     Cancel,
@@ -34,13 +33,16 @@ from poolmagic.messages import (
     Withdraw,
 )
 from poolmagic.payload import Codec
+from poolmagic.worker.limits import Limits, exceeded
 from poolmagic.worker.native import allocate_lock, perf_counter
-from poolmagic.worker.outbox import Outbox, Stretch, spans_of
+from poolmagic.worker.outbox import Failed, Outbox, Stretch, spans_of
+from poolmagic.worker.portions import Call, Portion
 
 if TYPE_CHECKING:
+    from poolmagic.worker.blocking import HubWatch
     from poolmagic.worker.slots import SlotRunner
 
-__all__ = ["FLUSH_SECONDS", "TICK", "Portion", "Worker", "current"]
+__all__ = ["FLUSH_SECONDS", "TICK", "Worker", "current", "inside"]
 
 FLUSH_SECONDS: Final = 0.02
 """After so long a busy worker of many slots hands back what is finished: it has no more than an item for each slot to
@@ -57,84 +59,8 @@ coroutine that a task starts belongs to the slot, too; one that outlives its tas
 """
 
 
-class _Call:
-    """The function of a run, loaded by the first task that needs it: loading runs the user's code."""
-
-    def __init__(self, codec: Codec, message: Function) -> None:
-        self._codec = codec
-        self._payload = message.payload
-        self.is_large = isinstance(message.payload, Payload)
-        self._stars = message.stars
-        self._function: Callable[[Any], Any] | None = None
-        self._error: BaseException | None = None
-
-    def direct(self) -> Callable[[Any], Any]:
-        """Return the function of an item; before it is loaded, one that loads it when it is called."""
-        return self._load_and_call if self._function is None else self._function
-
-    def _load_and_call(self, item: Any) -> Any:
-        return self._load()(item)
-
-    def _load(self) -> Callable[[Any], Any]:
-        # No lock: a green thread that waits inside the user's import would hold it against all others. Two loads at
-        # once do no harm, and the first one stays.
-        if self._error is not None:
-            raise self._error
-        if self._function is not None:
-            return self._function
-        try:
-            loaded = self._codec.load_function(self._payload)
-        except Exception as error:
-            self._error = PayloadError(f"the worker cannot load the function: {type(error).__name__}: {error}")
-            raise self._error from error
-        if self._function is None:
-            self._function = _of_one_item(loaded, self._stars)
-        return self._function
-
-
-def _of_one_item(function: Callable[..., Any], stars: int) -> Callable[[Any], Any]:
-    """Return a function of an item, which becomes arguments as `messages.Function` says."""
-    if stars == 0:
-        return function
-    if stars == 1:
-        return lambda item: function(*item)
-    return lambda item: function(*item[0], **item[1])
-
-
-class Portion:
-    """A batch in a worker: `tasks` yields (position, packed item) and is shared by all slots that take from it.
-
-    It is made of C iterators alone, so taking one item and taking all the rest are atomic, and whoever comes second
-    does not get what the first one has.
-    """
-
-    __slots__ = ("_positions", "call", "first", "load", "out", "run", "tasks")
-
-    def __init__(self, message: Batch, codec: Codec, call: _Call, out: Outbox) -> None:
-        items, self.load, _ = codec.open_values(message.payload)
-        self.run = message.run
-        self.first = message.first
-        wanted = items[message.first - message.start : message.stop - message.start]
-        self._positions = iter(range(message.first, message.stop))
-        self.tasks: Iterator[tuple[int, Any]] = zip(self._positions, wanted, strict=False)
-        self.call = call
-        self.out = out
-
-    @property
-    def waiting(self) -> int:
-        """How many tasks are left."""
-        return length_hint(self._positions)
-
-    def take_rest(self) -> list[int]:
-        """Take all that is left; return the positions."""
-        # Not `list(self.tasks)`: making a tuple for each may start the garbage collector in the middle of it, which may
-        # run Python code, which may let a slot have one of the next items.
-        return list(self._positions)
-
-    def callable(self) -> Callable[[Any], Any]:
-        """Return what to call on a packed item: the user's own function as soon as that can be."""
-        function, load = self.call.direct(), self.load
-        return function if load is None else lambda raw: function(load(raw))
+inside: ContextVar[Worker | None] = ContextVar("poolmagic_inside", default=None)
+"""The worker that this thread of the kernel, or what a task of it started in its context, belongs to."""
 
 
 class Worker:
@@ -149,11 +75,13 @@ class Worker:
 
     def __init__(self, send: Callable[[Message], None], codec: Codec, board: Board, runner: SlotRunner) -> None:
         self.board = board
+        self.crew: object = None
+        """Whose worker it is, if it is in the kernel."""
         self._send = send
         self._codec = codec
         self._runner = runner
         self._lock = allocate_lock()
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Call] = {}
         self._outboxes: dict[int, Outbox] = {}
         self._portions: deque[Portion] = deque()
         self.since = perf_counter()
@@ -164,6 +92,9 @@ class Worker:
         """What tasks printed since their last line ended, by (run, position) and stream."""
         self.nudges: set[str] = set()
         """Why a slot that runs one item after the other should look up after the present one; empty as a rule."""
+        self.limits = Limits(board, runner)
+        self.hub_watch: HubWatch | None = None
+        """Looks out for tasks that keep a hub or a loop to themselves; the slots that have one set it."""
 
     # Control thread ------------------------------------------------------------------------------------------------
 
@@ -177,11 +108,29 @@ class Worker:
         """Whether there is something to flush, or may be before long."""
         return bool(self._portions) or any(list(self._outboxes.values()))
 
+    def patience(self) -> float:
+        """Return after how many seconds `tick` wants to be called; infinity if nothing is to be expected."""
+        patience, due = TICK if self.active else math.inf, self.due
+        return patience if due is None else min(patience, max(0.0, due - perf_counter()))
+
+    @property
+    def due(self) -> float | None:
+        """When tasks are to be looked at, in seconds of the system's steady clock; None if there is no need to."""
+        due = self.limits.due
+        if self.hub_watch is not None and self.hub_watch.due is not None:
+            return self.hub_watch.due if due is None else min(due, self.hub_watch.due)
+        return due
+
     def tick(self) -> None:
-        """Hand back what has waited for long enough, for slots that have been too busy to do it."""
-        if self.active and perf_counter() - self.since > TICK:
+        """Hand back what has waited for long enough, for slots that have been too busy to do it; look at the tasks."""
+        now = perf_counter()
+        if self.active and now - self.since > TICK:
             self.nudges.add("the clock")
             self.flush()
+        if self.limits.due is not None and self.limits.due <= now:
+            self.limits.look(now, {portion.run for portion in list(self._portions)})
+        if self.hub_watch is not None:
+            self.hub_watch.look(now)
 
     def receive(self, message: Message) -> None:
         """Take one message of the supervisor; does not run the user's code and does not block."""
@@ -192,13 +141,16 @@ class Worker:
                 self._portions.append(
                     Portion(message, self._codec, self._calls[message.run], self._outboxes[message.run])
                 )
+                self._expect(message.run)
                 self._runner.wake(message.stop - message.first)
             case Function():
-                self._calls[message.run] = _Call(self._codec, message)
+                self._calls[message.run] = Call(self._codec, message)
                 self._outboxes[message.run] = Outbox()
+                self.limits.add(message)
             case Forget():
                 call = self._calls.pop(message.run, None)
                 self._outboxes.pop(message.run, None)
+                self.limits.forget(message.run)
                 if call is not None and call.is_large:
                     self._is_littered = True
                     self._runner.wake(0)
@@ -214,6 +166,12 @@ class Worker:
                 self._runner.stop()
             case _:
                 raise PayloadError(f"a worker cannot do anything with a {type(message).__name__}")
+
+    def _expect(self, run: int) -> None:
+        if self._calls[run].limited:
+            self.limits.expect(run, perf_counter())
+        if self.hub_watch is not None:
+            self.hub_watch.expect(perf_counter())
 
     def _give_back(self, run: int) -> None:
         rest: list[int] = []
@@ -248,9 +206,14 @@ class Worker:
         """Keep the error of a task. Reporting one twice does no harm: the first report counts."""
         if self.unfinished:
             self.send_unfinished((portion.run, position))
-        if isinstance(error, TaskCancelled):
+        if isinstance(error, TaskOverdue):
+            error = exceeded(error)
+        elif isinstance(error, TaskCancelled):
             error = RunCancelled("the task was cancelled while it ran", struck=True)
-        portion.out.failed.append((position, self._pack_error(error)))
+            portion.out.failed.append((position, self._pack_error(error), False))
+            return
+        is_retriable = isinstance(error, portion.call.retry_on)
+        portion.out.failed.append((position, self._pack_error(error), is_retriable))
 
     def break_off(self, portion: Portion, stretch: Stretch, position: int, error: BaseException) -> Stretch:
         """Keep the error that ended a stretch, and return the one that goes on after it.
@@ -302,14 +265,14 @@ class Worker:
         for run, spans, values, failed in taken:
             self.send(self._outcomes(run, spans, values, failed, seconds))
 
-    def _outcomes(
-        self, run: int, spans: list[Span], values: list[Any], failed: list[tuple[int, Any]], seconds: float
-    ) -> Done:
-        payload, broken = self._codec.pack_values(values, [record for _, record in failed])
+    def _outcomes(self, run: int, spans: list[Span], values: list[Any], failed: list[Failed], seconds: float) -> Done:
+        payload, broken = self._codec.pack_values(values, [record for _, record, _ in failed])
         if broken:
             positions = [position for start, stop in spans for position in range(start, stop)]
-            failed += [(positions[offset], self._pack_error(error)) for offset, error in broken.items()]
+            failed += [(positions[offset], self._pack_error(error), False) for offset, error in broken.items()]
             spans = spans_of([position for offset, position in enumerate(positions) if offset not in broken])
             values = [value for offset, value in enumerate(values) if offset not in broken]
-            payload, _ = self._codec.pack_values(values, [record for _, record in failed])
-        return Done(run, tuple(spans), tuple(position for position, _ in failed), seconds, payload)
+            payload, _ = self._codec.pack_values(values, [record for _, record, _ in failed])
+        positions_of = tuple(position for position, _, _ in failed)
+        retriable = tuple(position for position, _, is_retriable in failed if is_retriable)
+        return Done(run, tuple(spans), positions_of, retriable, seconds, payload)

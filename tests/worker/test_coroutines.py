@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from poolmagic.board import Board
-from poolmagic.errors import RunCancelled
+from poolmagic.errors import RunCancelled, SoftTimeLimitExceeded, TaskOverdue, TimeLimitExceeded
 from poolmagic.messages import Batch, Cancel, Done, Function, Message, Stop
 from poolmagic.payload import Direct
 from poolmagic.worker.coroutines import CoroutineSlots
@@ -28,7 +28,11 @@ class Bench:
 
     def batch(self, run: int, function: Any, first: int, stop: int) -> None:
         if first == 0:
-            self.worker.receive(Function(run, 0, function))
+            self.worker.receive(Function(run, 0, 0.0, 0.0, function))
+        self.worker.receive(Batch(run, first, first, stop, (list(range(first, stop)), [])))
+
+    def limited(self, run: int, function: Any, first: int, stop: int, soft: float) -> None:
+        self.worker.receive(Function(run, 0, soft, 200.0, function))
         self.worker.receive(Batch(run, first, first, stop, (list(range(first, stop)), [])))
 
     def serve(self) -> tuple[dict[int, Any], dict[int, BaseException]]:
@@ -159,3 +163,120 @@ def test_a_task_that_cancels_every_coroutine_it_finds_costs_no_slot() -> None:
 
     assert set(range(200)) == values.keys() | errors.keys()
     assert 190 < len(values)
+
+
+# Strikes at single tasks ---------------------------------------------------------------------------------------------
+
+
+def test_a_strike_hits_the_task_that_is_meant() -> None:
+    """For good: the item's error is that of its limit. The others find nothing of it."""
+    bench = Bench(3)
+
+    async def task(x: int) -> int:
+        if x == 2:
+            bench.slots.strike(1, 0, TaskOverdue(1.5))
+            bench.slots.strike(1, 77, TaskOverdue(9.0))
+            bench.slots.strike(2, 1, TaskOverdue(9.0))
+        async with asyncio.timeout(30):
+            await asyncio.sleep(60 if x == 0 else 0.001)
+        return x
+
+    bench.limited(1, task, 0, 20, 0.0)
+    values, errors = bench.serve()
+
+    assert {x: x for x in range(1, 20)} == values
+    assert isinstance(errors[0], TimeLimitExceeded)
+    assert 1.5 == errors[0].limit
+
+
+@pytest.mark.parametrize("waits_for", ["a sleep", "a task", "a turn", "a group"])
+def test_a_soft_limit_is_raised_within_the_coroutine_and_can_be_caught_there(waits_for: str) -> None:
+    """Whatever it waits for; then it waits again as if nothing had been, and a later cancel is a cancel."""
+    bench = Bench(2)
+
+    async def wait() -> None:
+        if waits_for == "a sleep":
+            await asyncio.sleep(60)
+        elif waits_for == "a task":
+            await asyncio.create_task(asyncio.sleep(60))
+        elif waits_for == "a group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(60))
+                await asyncio.sleep(60)
+        else:
+            while True:  # noqa: ASYNC110 - to be in no wait is the point
+                await asyncio.sleep(0)
+
+    async def task(x: int) -> Any:
+        limit = 0.0
+        if x != 0:
+            await asyncio.sleep(0.001)
+            bench.slots.strike(1, 0, SoftTimeLimitExceeded("late", limit=2.5))
+            return x
+        try:
+            await wait()
+        except* SoftTimeLimitExceeded as group:
+            limit = max(getattr(error, "limit", 0.0) for error in group.exceptions)
+        coroutine = asyncio.current_task()
+        assert coroutine is not None
+        assert not coroutine.cancelling()
+        await asyncio.sleep(0.001)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await asyncio.sleep(60)
+        return limit
+
+    bench.limited(1, task, 0, 2, 100.0)
+    values, errors = bench.serve()
+
+    assert not errors, errors
+    assert {0: 2.5, 1: 1} == values
+
+
+def test_a_soft_limit_that_is_not_caught_is_the_tasks_own_failure_and_a_later_one_ends_it() -> None:
+    """The first by its type, with the task's line; the second though the first was caught."""
+    bench, caught = Bench(3), asyncio.Event()
+
+    async def task(x: int) -> Any:
+        if x == 2:
+            await asyncio.sleep(0.001)
+            bench.slots.strike(1, 0, SoftTimeLimitExceeded("late", limit=2.5))
+            bench.slots.strike(1, 1, SoftTimeLimitExceeded("late", limit=2.5))
+            await caught.wait()
+            bench.slots.strike(1, 1, TaskOverdue(3.5))
+            return x
+        try:
+            await asyncio.sleep(60)
+        except SoftTimeLimitExceeded:
+            if x == 0:
+                raise
+        caught.set()
+        await asyncio.sleep(60)
+        return x
+
+    bench.limited(1, task, 0, 3, 100.0)
+    values, errors = bench.serve()
+
+    assert {2: 2} == values
+    assert SoftTimeLimitExceeded is type(errors[0])
+    assert isinstance(errors[1], TimeLimitExceeded)
+    trace = errors[1].__traceback__
+    assert trace is not None
+
+
+def test_a_task_that_ends_before_the_strike_comes_passes_nothing_on() -> None:
+    """Neither kind of it."""
+    bench = Bench(2)
+
+    async def task(x: int) -> int:
+        bench.slots.strike(1, x, TaskOverdue(1.5) if x % 2 else SoftTimeLimitExceeded("late", limit=2.5))
+        if x % 3 == 0:
+            await asyncio.sleep(0)
+        return x
+
+    bench.limited(1, task, 0, 300, 100.0)
+    values, errors = bench.serve()
+
+    assert set(range(300)) == values.keys() | errors.keys()
+    assert all(x % 3 == 0 for x in errors)
+    assert all(isinstance(error, TimeLimitExceeded | SoftTimeLimitExceeded) for error in errors.values())

@@ -16,7 +16,7 @@ from poolmagic.worker.__main__ import _patch
 _patch(sys.argv[1])
 import threading, time
 from poolmagic.board import Board
-from poolmagic.errors import RunCancelled
+from poolmagic.errors import RunCancelled, SoftTimeLimitExceeded, TaskOverdue, TimeLimitExceeded
 from poolmagic.messages import *
 from poolmagic.payload import Direct
 from poolmagic.worker import green
@@ -29,7 +29,7 @@ class Bench:
         self.worker = Worker(self.sent.append, Direct(), self.board, self.slots)
     def batch(self, run, function, first, stop):
         if first == 0:
-            self.worker.receive(Function(run, 0, function))
+            self.worker.receive(Function(run, 0, 0.0, 0.0, function))
         self.worker.receive(Batch(run, first, first, stop, (list(range(first, stop)), [])))
     def serve(self):
         self.worker.receive(Stop())
@@ -120,6 +120,85 @@ bench.batch(1, task, 0, 300)
 values, errors = bench.serve()
 assert {x: x for x in range(300) if x % 3} == values
 assert set(range(0, 300, 3)) == errors.keys()
+""",
+    "a strike hits the task that is meant, softly or for good, and its slot goes on": """
+bench = Bench(4)
+def task(x):
+    if x == 3:
+        bench.slots.strike(1, 0, TaskOverdue(1.5))
+        bench.slots.strike(1, 1, SoftTimeLimitExceeded("late", limit=2.5))
+        bench.slots.strike(1, 2, SoftTimeLimitExceeded("late", limit=3.5))
+        bench.slots.strike(1, 77, TaskOverdue(1.5))
+        bench.slots.strike(2, 3, TaskOverdue(1.5))
+    try:
+        time.sleep(60 if x < 3 else 0.001)
+    except SoftTimeLimitExceeded as error:
+        if x == 1:
+            return error.limit
+        raise
+    return x
+bench.batch(1, task, 0, 50)
+values, errors = bench.serve()
+assert {0: TimeLimitExceeded, 2: SoftTimeLimitExceeded} == {x: type(error) for x, error in errors.items()}, errors
+assert (1.5, 3.5) == (errors[0].limit, errors[2].limit)
+assert {1: 2.5, **{x: x for x in range(3, 50)}} == values
+""",
+    "a task that keeps the hub to itself is struck by a signal, and no other": """
+bench = Bench(3)
+def control():
+    began_at.acquire()
+    for position in (1, 0):
+        bench.slots.strike(1, position, TaskOverdue(1.5))
+    while bench.slots.insist():
+        native.poll().poll(10)
+began_at = native.allocate_lock()
+began_at.acquire()
+native.start_new_thread(control, ())
+def task(x):
+    if x == 0:
+        time.sleep(0)
+        began_at.release()
+        while True:
+            pass
+    if x == 2:
+        for _ in range(20):
+            time.sleep(0.001)
+    return x
+bench.batch(1, task, 0, 20)
+values, errors = bench.serve()
+assert isinstance(errors[0], TimeLimitExceeded), errors
+assert {x: x for x in range(2, 20)}.items() <= values.items(), values
+assert set(range(20)) == values.keys() | errors.keys()
+""",
+    "the user is told of a task that lets no other run": """
+from poolmagic.worker import blocking
+bench = Bench(3)
+release = native.allocate_lock()
+release.acquire()
+def control():
+    released, now = False, native.perf_counter()
+    while not released:
+        bench.worker.hub_watch and bench.worker.hub_watch.look(now)
+        now += blocking.LOOK_SECONDS
+        if any(isinstance(one, Output) for one in bench.sent) or now > native.perf_counter() + 1000:
+            released = True
+            release.release()
+        native.poll().poll(5)
+def crunch(x):
+    with release:
+        return x
+def task(x):
+    time.sleep(0)
+    return crunch(x) if x == 1 else x
+native.start_new_thread(control, ())
+bench.batch(1, task, 0, 10)
+values, errors = bench.serve()
+assert not errors and 10 == len(values), errors
+[output] = [one for one in bench.sent if isinstance(one, Output)]
+assert (1, 1, "stderr") == (output.run, output.position, output.stream)
+assert "item 1 has let no other task" in output.text, output.text
+assert "in crunch" in output.text and "poolmagic/worker" not in output.text, output.text
+assert "prefork" in output.text
 """,
     "the board says when each of many tasks began": """
 bench = Bench(5)

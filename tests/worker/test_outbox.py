@@ -16,12 +16,12 @@ def test_what_is_taken_is_in_the_order_of_positions() -> None:
     first.values += ["ten", "eleven"]
     other = outbox.open(3)
     other.values += ["three"]
-    outbox.failed.append((5, "error"))
+    outbox.failed.append((5, "error", True))
     second = outbox.open(12, first)
     second.values += ["twelve"]
 
     assert outbox
-    assert ([(3, 4), (10, 13)], ["three", "ten", "eleven", "twelve"], [(5, "error")]) == outbox.take()
+    assert ([(3, 4), (10, 13)], ["three", "ten", "eleven", "twelve"], [(5, "error", True)]) == outbox.take()
     assert not outbox
     assert ([], [], []) == outbox.take()
 

@@ -40,7 +40,7 @@ class Bench:
         self.introduce(1, function)
 
     def introduce(self, run: int, function: Callable[[Any], Any]) -> None:
-        self.worker.receive(Function(run, 0, self.codec.pack_function(function)))
+        self.worker.receive(Function(run, 0, 0.0, 0.0, self.codec.pack_function(function)))
 
     def batch(self, first: int, items: list[Any], run: int = 1) -> None:
         payload, _ = self.codec.pack_values(items)
@@ -347,7 +347,7 @@ def task(x):
     over[0] = x + 1
 slots = InlineSlots()
 worker = Worker(lambda message: None, Direct(), board, slots)
-worker.receive(Function(1, 0, task))
+worker.receive(Function(1, 0, 0.0, 0.0, task))
 for first in range(0, 3_000_000, 100_000):
     worker.receive(Batch(1, first, first, first + 100_000, (range(first, first + 100_000), [])))
 worker.receive(Stop())

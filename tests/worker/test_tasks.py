@@ -23,6 +23,8 @@ class ByHand:
     def __init__(self) -> None:
         self.told: list[str] = []
 
+    records = 1
+
     def serve(self, worker: Worker) -> None:
         """Do nothing."""
 
@@ -37,6 +39,14 @@ class ByHand:
     def cancel(self, run: int) -> None:
         """Note it."""
         self.told.append(f"cancel {run}")
+
+    def strike(self, run: int, position: int, error: BaseException) -> None:
+        """Note it."""
+        self.told.append(f"strike {run} {position}")
+
+    def insist(self) -> bool:
+        """Do nothing."""
+        return False
 
     def resize(self, slots: int) -> None:
         """Note it."""
@@ -58,7 +68,7 @@ class Bench:
         self.worker = Worker(self.sent.append, self.codec, self.board, self.slots)
 
     def introduce(self, run: int, function: Callable[..., Any], stars: int = 0) -> None:
-        self.worker.receive(Function(run, stars, self.codec.pack_function(function)))
+        self.worker.receive(Function(run, stars, 0.0, 0.0, self.codec.pack_function(function)))
 
     def batch(self, run: int, items: list[Any], first: int = 0, start: int = 0) -> None:
         payload, broken = self.codec.pack_values(items)
@@ -232,7 +242,7 @@ def test_a_function_that_cannot_be_loaded_fails_its_items(bench: Bench) -> None:
     if isinstance(bench.codec, Direct):
         bench.introduce(1, functools.partial(int, base="x"))
     else:
-        bench.worker.receive(Function(1, 0, b"no pickle"))
+        bench.worker.receive(Function(1, 0, 0.0, 0.0, b"no pickle"))
     bench.batch(1, ["0", "1"])
     bench.run()
     bench.worker.idle()

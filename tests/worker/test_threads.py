@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from poolmagic.board import Board
-from poolmagic.errors import RunCancelled
+from poolmagic.errors import RunCancelled, SoftTimeLimitExceeded, TaskOverdue, TimeLimitExceeded
 from poolmagic.messages import Batch, Cancel, Done, Function, Message, Resize, Returned, Stop
 from poolmagic.payload import Direct
-from poolmagic.worker.slots import ThreadSlots
 from poolmagic.worker.tasks import Worker
+from poolmagic.worker.threads import ThreadSlots
 from tests.conftest import wait_until
 
 
@@ -30,7 +30,7 @@ class Bench:
 
     def batch(self, run: int, function: Any, first: int, stop: int) -> None:
         if first == 0:
-            self.worker.receive(Function(run, 0, function))
+            self.worker.receive(Function(run, 0, 0.0, 0.0, function))
         self.worker.receive(Batch(run, first, first, stop, (list(range(first, stop)), [])))
 
     def outcomes(self, run: int) -> tuple[Counter[int], dict[int, BaseException]]:
@@ -152,3 +152,186 @@ def test_threads_above_the_number_of_slots_end_after_their_task() -> None:
     bench.wait_for_end()
 
     assert Counter(range(60)) == bench.outcomes(1)[0]
+
+
+# Strikes at single tasks ---------------------------------------------------------------------------------------------
+
+
+class Turnstile:
+    """Lets a test see that a task has begun, and holds the task in Python code, or in C code, until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.lock = threading.Lock()
+        self.lock.acquire()
+        self.is_open = False
+
+    def wait_in_python(self) -> None:
+        self.begun.release()
+        while not self.is_open:
+            pass
+
+    def wait_in_c(self) -> None:
+        self.begun.release()
+        self.lock.acquire()
+        self.lock.release()
+
+    def open(self) -> None:
+        self.is_open = True
+        self.lock.release()
+
+
+def test_a_strike_hits_one_task_with_the_very_error_that_it_was_given() -> None:
+    """Its neighbour of the same run goes on, and so does the thread."""
+    bench, turnstile = Bench(2), Turnstile()
+    names: dict[int, str] = {}
+
+    def task(x: int) -> int:
+        names[x] = threading.current_thread().name
+        if x < 2:
+            turnstile.wait_in_python()
+        return x
+
+    bench.batch(1, task, 0, 2)
+    for _ in range(2):
+        assert turnstile.begun.acquire(timeout=30)
+    error = TaskOverdue(0.25)
+    bench.slots.strike(1, 1, error)
+    bench.slots.strike(1, 77, TaskOverdue(9.0))
+    bench.slots.strike(2, 0, TaskOverdue(9.0))
+    bench.batch(1, task, 2, 3)
+    wait_until(lambda: 2 in names, "its thread goes on")
+    turnstile.open()
+    bench.wait_for_end()
+
+    returned, failed = bench.outcomes(1)
+    assert Counter([0, 2]) == returned
+    assert isinstance(failed[1], TimeLimitExceeded)
+    assert 0.25 == failed[1].limit
+    assert names[1] == names[2]
+
+
+def test_a_task_is_struck_softly_and_then_for_good() -> None:
+    """It catches the first, and is ended by the second; a third one does not tear its end apart."""
+    bench, turnstile, caught = Bench(1), Turnstile(), threading.Event()
+    seen: list[BaseException] = []
+    cleaned: list[bool] = []
+
+    def task(x: int) -> None:
+        try:
+            turnstile.wait_in_python()
+        except SoftTimeLimitExceeded as error:
+            seen.append(error)
+            caught.set()
+        try:
+            turnstile.wait_in_python()
+        finally:
+            bench.slots.cancel(1)
+            cleaned.append(sum(range(1000)) > 0)
+
+    bench.batch(1, task, 0, 1)
+    assert turnstile.begun.acquire(timeout=30)
+    soft = SoftTimeLimitExceeded("late", limit=1.0)
+    bench.slots.strike(1, 0, soft)
+    assert caught.wait(30)
+    assert turnstile.begun.acquire(timeout=30)
+    bench.slots.strike(1, 0, TaskOverdue(2.0))
+    bench.wait_for_end()
+
+    assert isinstance(bench.outcomes(1)[1][0], TimeLimitExceeded)
+    assert [True] == cleaned
+    assert [soft] == seen
+
+
+def test_strikes_at_any_moment_hit_nobody_but_the_task_that_is_meant() -> None:
+    """Though most tasks are over before it comes, and a thread runs thousands of them."""
+    bench, over = Bench(3), threading.Event()
+    meant: set[int] = set()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+
+    def strike() -> None:
+        while not over.is_set():
+            for mark in bench.board.look(3)[0]:
+                meant.add(mark.position)
+                bench.slots.strike(1, mark.position, TaskOverdue(1.0))
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        for first in range(0, 30_000, 1000):
+            bench.batch(1, lambda x: sum(range(x % 100)) and x, first, first + 1000)
+        bench.wait_for_end()
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(before)
+
+    returned, failed = bench.outcomes(1)
+    assert set(range(30_000)) == returned.keys() | failed.keys()
+    assert failed.keys() <= meant
+    assert failed, "there were strikes"
+    assert all(isinstance(error, TimeLimitExceeded) for error in failed.values())
+
+
+def test_a_thread_in_c_code_is_left_alone_and_another_takes_its_slot(capfd: pytest.CaptureFixture[str]) -> None:
+    """What it brings later is dropped; on the board nothing of it is seen as running, and nothing counted twice."""
+    bench, turnstile = Bench(2), Turnstile()
+    threads: dict[int, threading.Thread] = {}
+
+    def task(x: int) -> int:
+        threads[x] = threading.current_thread()
+        if x == 0:
+            turnstile.wait_in_c()
+        return x
+
+    bench.batch(1, task, 0, 1)
+    assert turnstile.begun.acquire(timeout=30)
+    bench.slots.strike(1, 0, TaskOverdue(0.1))
+    assert not bench.slots.abandon(1, 5)
+    assert bench.slots.abandon(1, 0)
+    assert not bench.slots.abandon(1, 0)
+    assert "does not stop at the time limit" in capfd.readouterr().err
+    assert () == bench.board.running(bench.slots.records)
+
+    bench.batch(1, task, 1, 51)
+    wait_until(lambda: bench.outcomes(1)[0] == Counter(range(1, 51)), "the others go on")
+    assert ([], 50) == bench.board.look(2 + bench.slots.spare)
+    stuck = threads[0]
+    assert stuck.is_alive()
+    turnstile.open()
+    stuck.join(30)
+    assert not stuck.is_alive()
+    bench.batch(1, task, 51, 60)
+    bench.wait_for_end()
+
+    returned, failed = bench.outcomes(1)
+    assert Counter(range(1, 60)) == returned
+    assert not failed
+    assert ([], 59) == bench.board.look(2 + bench.slots.spare)
+
+
+def test_every_slot_may_be_given_up_and_there_are_as_many_threads_again() -> None:
+    """With records of their own, which are used again once a thread that was left alone has ended."""
+    bench, turnstile = Bench(2), Turnstile()
+
+    def task(x: int) -> int:
+        if x < 4:
+            turnstile.wait_in_c()
+        return x
+
+    for first in (0, 2):
+        bench.batch(1, task, first, first + 2)
+        for position in (first, first + 1):
+            assert turnstile.begun.acquire(timeout=30)
+            wait_until(lambda place=position: (1, place) in bench.board.running(8), "it runs")  # type: ignore[misc]
+            assert bench.slots.abandon(1, position)
+    assert 0 <= bench.slots.spare <= 2
+    bench.batch(1, task, 4, 300)
+    wait_until(lambda: bench.outcomes(1)[0] == Counter(range(4, 300)), "the others go on")
+    assert bench.slots.records <= 6
+    turnstile.open()
+    bench.wait_for_end()
+    wait_until(lambda: len(bench.slots._places) == bench.slots.records, "all have ended")
+
+    assert Counter(range(4, 300)) == bench.outcomes(1)[0]

@@ -20,6 +20,13 @@ class FakeLink:
     def __init__(self) -> None:
         self.pid: int | None = 4711
         self.board = Board()
+        self.spare = 0
+        self.trouble = ""
+        self.is_cut = False
+
+    def abandon(self, run: int, position: int) -> bool:
+        """Do nothing."""
+        return True
 
     def send(self, message: Message) -> None:
         """Do nothing."""
@@ -47,6 +54,8 @@ class FakeLauncher:
 
 class FakeRun:
     """A run of which all items are there."""
+
+    time_limit = 0.0
 
     def __init__(self, number: int) -> None:
         self.id = number
@@ -89,7 +98,7 @@ def test_what_is_over_and_not_reported_counts() -> None:
     state = crew.state()
     assert (42, 42, 42, {0: 42}) == (state.done, state.workers[0].done, state.workers[0].unreported, state.unreported)
 
-    crew.received(1, Done(0, ((0, 30),), (30, 31), 0.1, None))
+    crew.received(1, Done(0, ((0, 30),), (30, 31), (), 0.1, None))
     state = crew.state()
     assert (40, 2, 42, {0: 10}) == (state.done, state.failed, state.workers[0].done, state.unreported)
 

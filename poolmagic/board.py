@@ -12,10 +12,14 @@ five aligned values of 8 bytes:
               plus one: the slot ran those between without a look at the clock, one after the other
 
 A slot that goes on to another run is idle in between, so that a record is never half of two.
+
+Behind the records is room for the stack that `faulthandler` writes when the worker crashes. The file can be made
+neither longer, so that this is all it can write, nor shorter, which would take the supervisor along when it reads.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import mmap
 import os
 import tempfile
@@ -33,6 +37,8 @@ _RECORD: Final = 5
 _RECORDS: Final = 65_536
 """As many as a worker can have slots; a page of memory exists only once a slot on it is used."""
 _SIZE: Final = 8 * _RECORD * _RECORDS
+_STACK: Final = 1 << 16
+"""Bytes for a stack: the hundred frames that faulthandler writes take a tenth."""
 
 
 class Mark(NamedTuple):
@@ -52,25 +58,46 @@ class Board:
     """One worker's board. `Board()` is private to the process, `create` and `attach` share it by a descriptor."""
 
     def __init__(self, memory: mmap.mmap | None = None) -> None:
-        self._memory = mmap.mmap(-1, _SIZE) if memory is None else memory
-        self._view = memoryview(self._memory).cast("q")
-        self._clock = memoryview(self._memory).cast("d")
+        self._memory = mmap.mmap(-1, _SIZE + _STACK) if memory is None else memory
+        self._view = memoryview(self._memory)[:_SIZE].cast("q")
+        self._clock = memoryview(self._memory)[:_SIZE].cast("d")
 
     @classmethod
     def create(cls) -> tuple[Board, int]:
         """Return a board and a descriptor to attach to it; the file has no name, so it ends with its last user."""
         if hasattr(os, "memfd_create"):
-            descriptor = os.memfd_create("poolmagic-board", os.MFD_CLOEXEC)
+            descriptor = os.memfd_create("poolmagic-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         else:
             with tempfile.TemporaryFile() as file:
                 descriptor = os.dup(file.fileno())
-        os.ftruncate(descriptor, _SIZE)
-        return cls.attach(descriptor), descriptor
+        try:
+            os.ftruncate(descriptor, _SIZE + _STACK)
+            _seal(descriptor)
+            return cls.attach(descriptor), descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
 
     @classmethod
     def attach(cls, descriptor: int) -> Board:
         """Return the board behind a descriptor, which may be closed afterwards."""
-        return cls(mmap.mmap(descriptor, _SIZE))
+        return cls(mmap.mmap(descriptor, _SIZE + _STACK))
+
+    @staticmethod
+    def write_stack_at_crash(descriptor: int) -> None:
+        """Have this process's stack written to the board behind a descriptor if it crashes; that must stay open."""
+        os.lseek(descriptor, _SIZE, os.SEEK_SET)
+        faulthandler.enable(file=descriptor, all_threads=False)
+        os.register_at_fork(after_in_child=faulthandler.disable)  # a crash of a task's child is another matter
+
+    def confess(self) -> None:
+        """Say that the process is about to kill itself: nobody else is to blame for it."""
+        self._memory[_SIZE + _STACK - 1] = 1  # far behind any stack
+
+    @property
+    def has_confessed(self) -> bool:
+        """Whether the process has killed itself."""
+        return self._memory[_SIZE + _STACK - 1] == 1
 
     # The slot ------------------------------------------------------------------------------------------------------
 
@@ -126,8 +153,20 @@ class Board:
         )
         return marks, done
 
+    def stack(self) -> str:
+        """Return the stack that the worker has written in a crash; empty if it has not."""
+        return self._memory[_SIZE:].partition(b"\0")[0].decode(errors="replace")
+
     def close(self) -> None:
         """Let go of the memory. Calling it twice equals once."""
         self._view.release()
         self._clock.release()
         self._memory.close()
+
+
+def _seal(descriptor: int) -> None:
+    """Keep a file at its length, where the system can."""
+    if hasattr(os, "memfd_create"):
+        import fcntl  # noqa: PLC0415 - Windows has none
+
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)

@@ -6,7 +6,6 @@ Everything belongs to the supervisor's loop thread.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 from collections import deque
@@ -20,8 +19,10 @@ from poolmagic.config import PoolConfig, usable_cpus
 from poolmagic.errors import UsageError, note_once
 from poolmagic.inner_threads import SINGLE, choose_variables
 from poolmagic.installed import installed
+from poolmagic.lifelines import end_group
+from poolmagic.losses import explain_exit
 from poolmagic.messages import Fork, Forked, Gone, Hello, Message, Preload, Preloaded
-from poolmagic.processes import Loop, ProcessLink, Reports, Surroundings, start_process
+from poolmagic.processes import Loop, ProcessLink, Reap, Reports, Surroundings, start_process
 
 __all__ = ["Launcher", "Link", "Loop", "Reports", "Surroundings", "check_platform", "explain_exit", "process_launcher"]
 
@@ -33,22 +34,24 @@ _left_to_workers: set[str] = set()
 """Modules that a zygote cannot import and still fork: they start threads, or end the process."""
 
 
-def explain_exit(exitcode: int | None) -> str:
-    """Return in words how a process ended."""
-    if exitcode is None:
-        return "ended, nobody knows how"
-    if exitcode >= 0:
-        return f"exited with code {exitcode}"
-    with suppress(ValueError):
-        return f"was killed by {signal.Signals(-exitcode).name}"
-    return f"was killed by signal {-exitcode}"
-
-
 class Link(Protocol):
     """The supervisor's hold on one worker."""
 
     pid: int | None
     board: Board
+    spare: int
+    """Records on the board beyond those of its slots."""
+    trouble: str
+    """Why the worker could not be started, in words; else empty."""
+    is_cut: bool
+    """Whether it was ended because it had closed its end of the line, or had become another program."""
+
+    def abandon(self, run: int, position: int) -> bool:
+        """Have nothing more to do with a task that does not stop.
+
+        True if it was left alone by itself; False if that cannot be, so that its worker must be killed.
+        """
+        ...
 
     def send(self, message: Message) -> None:
         """Send a message; never blocks."""
@@ -105,11 +108,16 @@ class _ExecLauncher:
     def start(self, worker: int, slots: int) -> ProcessLink:
         """Start a worker; never blocks. Its messages and its end are reported."""
         link = ProcessLink(worker, self._loop, self._reports)
+        if link.trouble:
+            return link
         descriptors = (link.theirs.fileno(), link.board_descriptor)
 
         def started(pid: int) -> None:
             self._loop.call(link.release)
             self._loop.call(link.started, pid)
+
+        def ended(how: Reap | OSError) -> None:
+            self._loop.call(lambda: link.fail(how) if isinstance(how, OSError) else link.over(*how()))
 
         start_process(
             "__main__",
@@ -119,7 +127,7 @@ class _ExecLauncher:
             self._surroundings,
             self._variables,
             started,
-            lambda exitcode: self._loop.call(link.over, exitcode),
+            ended,
         )
         return link
 
@@ -160,7 +168,8 @@ class _ForkLauncher:
         self._modules += new
         zygote = self._zygote
         if zygote is None or zygote.is_over:
-            self._hatch()
+            with suppress(OSError):  # the next worker will say so
+                self._hatch()
         elif zygote.has_workers and new:
             self._loop.call_at(time.monotonic() + LATER, lambda: zygote.preload(new))
         else:
@@ -169,8 +178,15 @@ class _ForkLauncher:
     def start(self, worker: int, slots: int) -> ProcessLink:
         """Start a worker; never blocks. Its messages and its end are reported."""
         link = ProcessLink(worker, self._loop, self._reports)
-        self._hatch().fork(worker, link, slots)
+        if not link.trouble:
+            self._fork(worker, link, slots)
         return link
+
+    def _fork(self, worker: int, link: ProcessLink, slots: int) -> None:
+        try:
+            self._hatch().fork(worker, link, slots)
+        except OSError as error:
+            link.fail(error)
 
     def _hatch(self) -> _ZygoteLink:
         """Return the zygote; start one if there is none."""
@@ -187,8 +203,8 @@ class _ForkLauncher:
         if self._zygote is zygote:
             self._zygote = None
         for worker, (link, slots) in zygote.retire().items():
-            self._hatch().fork(worker, link, slots)
-        self._hatch()
+            self._fork(worker, link, slots)
+        self.prepare(())
 
     def tell(self, module: str, problem: str) -> None:
         """Tell the user what is wrong with a module, if he wanted it."""
@@ -224,9 +240,9 @@ class _ZygoteLink:
             theirs.close()
             loop.call(self._started, pid)
 
-        def ended(exitcode: int | None) -> None:
+        def ended(how: Reap | OSError) -> None:
             theirs.close()
-            loop.call(self._died, exitcode)
+            loop.call(lambda: self._failed(how) if isinstance(how, OSError) else self._died(how()[0]))
 
         start_process(
             "zygote",
@@ -297,11 +313,18 @@ class _ZygoteLink:
                 self._links[worker] = link
                 link.release()
                 link.started(pid)
-            case Gone(worker, exitcode) if worker in self._links:
-                self._links.pop(worker).over(exitcode)
+            case Gone(worker, exitcode, peak) if worker in self._links:
+                self._links.pop(worker).over(exitcode, peak)
                 self._close_if_done()
-            case Gone(worker, exitcode) if worker in self._unborn:
-                self._unborn.pop(worker)[0].over(exitcode)
+            case Gone(worker, exitcode, peak) if worker in self._unborn:
+                self._unborn.pop(worker)[0].over(exitcode, peak)
+
+    def _failed(self, error: OSError) -> None:
+        """The zygote cannot be started."""
+        for link, _ in self._unborn.values():
+            link.fail(error)
+        self._unborn = {}
+        self._died(None)
 
     def _died(self, exitcode: int | None) -> None:
         """The zygote has ended; what it knew of its workers is lost, so they must end too."""
@@ -318,7 +341,7 @@ class _ZygoteLink:
         self._links, self._unborn = {}, {}
         for link in lost:
             link.kill()
-            link.over(None)
+            link.over(None, 0)
 
     def close(self) -> None:
         """End the zygote, which has no workers any more; it may be in the middle of an import."""
@@ -327,5 +350,4 @@ class _ZygoteLink:
         self._loop.unwatch(self._channel)
         self._channel.close()
         if self._pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL)
+            end_group(self._pid)  # a module may have started processes

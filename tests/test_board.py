@@ -139,3 +139,68 @@ def test_a_board_may_be_closed_twice() -> None:
     board.close()
     with pytest.raises(ValueError, match="released"):
         board.running(1)
+
+
+CRASH = """
+import os, sys
+from poolmagic.board import Board
+board = Board.attach(int(sys.argv[1]))
+Board.write_stack_at_crash(int(sys.argv[1]))
+def deep(n):
+    board.start(0, 7, n)
+    if n:
+        deep(n - 1)
+    os.abort()
+exec(sys.argv[2])
+"""
+
+
+def crash(code: str) -> tuple[Board, int, int]:
+    """Return the board of a worker that has crashed, and its file's size before and after."""
+    board, descriptor = Board.create()
+    before = os.fstat(descriptor).st_size
+    subprocess.run(
+        [sys.executable, "-c", CRASH, str(descriptor), code],
+        pass_fds=(descriptor,),
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=60,
+        check=False,
+        stderr=subprocess.DEVNULL,
+    )
+    after = os.fstat(descriptor).st_size
+    os.close(descriptor)
+    return board, before, after
+
+
+def test_a_board_holds_the_stack_of_a_crash() -> None:
+    """Beside the records, which stay as they were."""
+    board, before, after = crash("deep(2)")
+
+    assert board.stack().startswith("Fatal Python error: Aborted")
+    assert 3 == board.stack().count(" in deep")
+    assert ((7, 0),) == board.running(4)
+    assert before == after
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no file of a fixed length")
+def test_a_worker_cannot_change_the_length_of_its_board() -> None:
+    """Not by a stack of any length, nor at will: the supervisor would fall over a shorter one."""
+    board, before, after = crash(
+        "exec('def ' + 'x' * 490 + '(n):\\n if n: ' + 'x' * 490 + '(n - 1)\\n os.abort()\\n' + 'x' * 490 + '(500)')"
+    )
+
+    assert board.stack().count("x" * 490) > 50
+    assert before == after
+    for length in (0, 2 * before):
+        board, descriptor = Board.create()
+        with pytest.raises(OSError, match="not permitted"):
+            os.ftruncate(descriptor, length)
+        os.close(descriptor)
+
+
+def test_a_board_without_a_crash_has_no_stack() -> None:
+    """As most have none."""
+    board, _, _ = crash("os._exit(1)")
+
+    assert "" == board.stack()
+    assert "" == Board().stack()

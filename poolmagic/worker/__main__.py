@@ -19,11 +19,13 @@ def main() -> None:
     kind, link, board, slots, start = sys.argv[1:]
     assert native is not None
     _patch(kind)
+    from poolmagic.lifelines import die_within_a_second
     from poolmagic.worker.preload import import_quietly
     from poolmagic.worker.process import make_runner, run_worker
     from poolmagic.worker.start import take_over
 
     settings = json.loads(start)
+    die_within_a_second(settings["parent"])
     take_over(settings)
     for module in settings["preload"]:
         if error := import_quietly(module):

@@ -7,9 +7,19 @@ be deaf while a task keeps the hub from running. Only C modules are imported her
 from __future__ import annotations
 
 from _socket import socket
-from _thread import allocate_lock, start_new_thread
+from _thread import allocate_lock, get_ident, start_new_thread
 from os import read, write
 from select import POLLIN, poll
 from time import perf_counter
 
-__all__ = ["POLLIN", "allocate_lock", "perf_counter", "poll", "read", "socket", "start_new_thread", "write"]
+__all__ = [
+    "POLLIN",
+    "allocate_lock",
+    "get_ident",
+    "perf_counter",
+    "poll",
+    "read",
+    "socket",
+    "start_new_thread",
+    "write",
+]

@@ -2,39 +2,31 @@
 
     loop thread --inbox--> Asking.step() in the asking thread --post()--> loop thread
 
-Threads. The methods of `crew.Client` belong to the loop thread and only put into the inbox; all the others belong to
-one asking thread at a time: the one blocked in `map`, the consumer of an `imap`, or a run's own thread. All of the
-user's code but the tasks themselves runs there: his iterator, his pickling, what he prints to.
+Threads. Everything here belongs to one asking thread at a time: the one blocked in `map`, the consumer of an `imap`, or
+a run's own thread. All of the user's code but the tasks themselves runs there: his iterator, his pickling.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from contextlib import suppress
+from functools import partial
+from queue import Empty
 from typing import Any, Protocol
 
-from poolmagic.config import RunOptions
+from poolmagic.client import Client
 from poolmagic.core import events as ev
-from poolmagic.crew import Client
 from poolmagic.errors import PayloadError, PoolMagicError
 from poolmagic.feed import Feed
+from poolmagic.inbox import Action, Inbox, Work, nothing
 from poolmagic.interrupts import Interrupts
-from poolmagic.messages import Done, Output, Span
-from poolmagic.payload import Codec
+from poolmagic.messages import Done, Span
+from poolmagic.payload import Codec, Opened
 
-__all__ = ["Asking", "Engine", "Sink", "Work", "next_number", "print_output"]
-
-_numbers = itertools.count()
-
-
-def next_number() -> int:
-    """Return a number for a run in the books, never given before in this process."""
-    return next(_numbers)
+__all__ = ["Asking", "Engine", "Sink", "open_report"]
 
 
 class Engine(Protocol):
@@ -43,6 +35,11 @@ class Engine(Protocol):
     codec: Codec
     capacity: tuple[int, int]
     """Workers, and slots of one."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the process that has the workers, and not one that was forked off it."""
+        ...
 
     def add(self, client: Client, event: ev.RunAdded) -> None:
         """Start a run."""
@@ -68,66 +65,31 @@ class Sink(Protocol):
         """Take the error of an item; True if that is its final outcome, False if it may be run again."""
         ...
 
+    def failed_for_now(self, index: int, error: BaseException, worker: str) -> None:
+        """Take the error of an item that is run again."""
+        ...
+
     def room(self) -> int | None:
         """Return how many more items may be read ahead; None if there is no bound."""
         ...
 
 
-@dataclass(frozen=True)
-class Work:
-    """A function on its way: its payload, and how items become its arguments (see `messages.Function`)."""
-
-    payload: Any
-    stars: int
-    options: RunOptions
-
-
-class Asking:
+class Asking(Inbox):
     """One run on one crew, as the asking thread sees it."""
 
-    def __init__(self, engine: Engine, work: Work, feed: Feed, sink: Sink) -> None:
-        self.id = next_number()
+    def __init__(
+        self, engine: Engine, work: Work, feed: Feed, sink: Sink, interrupts: Interrupts | None = None
+    ) -> None:
+        super().__init__(work, feed)
         self.verdict: ev.Verdict | None = None
         self.error: PoolMagicError | None = None
         self._engine = engine
-        self._work = work
-        self._feed = feed
         self._sink = sink
-        self._inbox: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = SimpleQueue()
-        self._next: tuple[Callable[..., None], tuple[Any, ...]] | None = None
-        self._orders: deque[int] = deque()
-        self.interrupts = Interrupts(lambda: self._inbox.put((_nothing, ())))
-
-    # Loop thread ---------------------------------------------------------------------------------------------------
-
-    def function(self) -> tuple[int, Any]:
-        """Return how items become arguments, and the function's payload."""
-        return self._work.stars, self._work.payload
-
-    def payload(self, position: int) -> tuple[int, Any]:
-        """Return the batch that holds an item."""
-        return self._feed.payload(position)
-
-    def ask(self, size: int) -> None:
-        """Take the order for the next items."""
-        self._orders.append(size)
-        self._inbox.put((_nothing, ()))
-
-    def accept(self, message: Done, spans: tuple[Span, ...], failed: tuple[int, ...], worker: str) -> None:
-        """Take what a worker finished."""
-        self._inbox.put((self._take_outcomes, (message, spans, failed, worker)))
-
-    def lose(self, position: int, error: PoolMagicError, worker: str) -> None:
-        """Take the loss of an item."""
-        self._inbox.put((self._take_failure, (position, error, worker)))
-
-    def output(self, message: Output) -> None:
-        """Take what a task printed."""
-        self._inbox.put((print_output, (message,)))
-
-    def settle(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
-        """Take the end of the run."""
-        self._inbox.put((self._take_end, (verdict, error)))
+        self._todo: deque[Action] = deque()
+        self._is_announced = False
+        self._is_slow = False  # an interrupt struck while something was unpacked
+        self.interrupts = interrupts or Interrupts(None)
+        self.interrupts.wake = partial(self._inbox.put, (nothing, ()))
 
     # Asking thread -------------------------------------------------------------------------------------------------
 
@@ -151,24 +113,70 @@ class Asking:
     def announce(self, filled: tuple[Span, ...] = (), broken: tuple[int, ...] = ()) -> None:
         """Make the run known to the books, with the batches that are packed; does not block."""
         options, feed = self._work.options, self._feed
+        self._is_announced = True
         self._engine.add(
             self,
-            ev.RunAdded(self.id, filled, broken, feed.exhausted, feed.total, options.fail_fast, options.chunksize),
+            ev.RunAdded(
+                self.id,
+                filled,
+                broken,
+                feed.exhausted,
+                feed.total,
+                options.fail_fast,
+                options.chunksize,
+                self._work.policy,
+            ),
         )
 
     def step(self, timeout: float | None) -> bool:
         """Do the next thing there is to do; blocks at most `timeout` seconds for it. False if none came."""
         __tracebackhide__ = True
-        if self._next is None:
+        if not self._todo:
             try:
-                self._next = self._inbox.get(timeout=timeout) if timeout != 0 else self._inbox.get_nowait()
+                self._todo.append(self._inbox.get(timeout=timeout) if timeout != 0 else self._inbox.get_nowait())
             except Empty:
                 return False
         self.serve()  # first of all: a worker waits for that, and nobody but us for results
-        (action, arguments), self._next = self._next, None
-        action(*arguments)
+        self._work_off()
         self.serve()
         return True
+
+    def _work_off(self) -> None:
+        """Do what is to be done next; what an interrupt left of it stays to be done."""
+        action, arguments = self._todo.popleft()
+        action(*arguments)
+
+    def wind_up(self, seconds: float) -> None:
+        """Wait for the end of a run that was halted; blocks for so long. What comes is left to `unpack`."""
+        if not self._is_announced:
+            self.verdict = ev.Verdict.CANCELLED
+        deadline = time.monotonic() + seconds
+        while self.verdict is None and (left := deadline - time.monotonic()) > 0:
+            self.interrupts.check()
+            with suppress(Empty):
+                action, arguments = self._inbox.get(timeout=left)
+                if action == self._take_end:  # nothing comes after it
+                    self._take_end(*arguments)
+                else:
+                    self._todo.append((action, arguments))
+
+    def unpack(self, seconds: float) -> None:
+        """Take what has come, which runs the user's code; the rest of it is left to `finish` when the time is over."""
+        deadline = time.monotonic() + seconds
+        while self._todo and time.monotonic() < deadline and not self._is_slow:
+            self.interrupts.check()
+            self._work_off()
+
+    def finish(self, seconds: float) -> None:
+        """Take all that is left after `wind_up`, before the run is resumed; waits at most so long for the end of it."""
+        self._is_slow = False
+        self.wind_up(seconds)
+        self.unpack(math.inf)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is something left for `finish`."""
+        return self.verdict is None or bool(self._todo)
 
     def serve(self) -> None:
         """Answer orders for items, as far as there is room for reading ahead."""
@@ -204,38 +212,66 @@ class Asking:
         for position, error in broken.items():
             self._take_failure(position, error, "")
 
-    def _take_outcomes(self, message: Done, spans: tuple[Span, ...], failed: tuple[int, ...], worker: str) -> None:
+    def _take_outcomes(self, message: Done, part: ev.Accept, worker: str) -> None:
         """Unpack a report. What the books did not accept of it is left out."""
-        codec = self._engine.codec
-        values, load, records = codec.open_values(message.payload)
+        codec, spans = self._engine.codec, part.spans
+        try:
+            values, load, records = open_report(codec, message)
+        except PayloadError as error:
+            for start, stop in (*spans, *((position, position + 1) for position in part.failed)):
+                for position in range(start, stop):
+                    self._take_failure(position, error, worker)
+            if self._work.options.fail_fast:
+                self.halt(ev.Verdict.FAILED, kill=False)
+            return
+        todo: list[Action] = []
         offset = 0
         for start, stop in message.spans:
-            part = values[offset : offset + stop - start]
+            block = values[offset : offset + stop - start]
             offset += stop - start
             for first, end in [(start, stop)] if message.spans == spans else _common(spans, (start, stop)):
-                self._take_values(first, part[first - start : end - start], load, worker)
-        accepted = set(failed)
+                todo.append((self._take_values, (first, block[first - start : end - start], load, worker)))
         for position, record in zip(message.failed, records, strict=True):
-            if position in accepted:
-                self._take_failure(position, codec.load_error(record), worker)
+            if position in part.failed:
+                todo.append((self._take_record, (self._take_failure, position, record, worker)))
+            elif position in part.retried:
+                todo.append((self._take_record, (self._take_attempt, position, record, worker)))
+        self._todo.extendleft(reversed(todo))
+        for _ in todo:
+            self._work_off()
+
+    def _take_record(self, take: Callable[..., None], position: int, record: Any, worker: str) -> None:
+        take(position, self._engine.codec.load_error(record), worker)
 
     def _take_values(self, start: int, values: Sequence[Any], load: Callable[[Any], Any] | None, worker: str) -> None:
         """Keep the values of a span; one that cannot be loaded here fails alone."""
         if load is None:
             self._put(start, values)
             return
+        while values:
+            loaded, error = self._load(values, load)
+            self._put(start, loaded)
+            start, values = start + len(loaded), values[len(loaded) :]
+            if error is None:
+                return
+            if not isinstance(error, PayloadError):  # an interrupt: what it struck is unpacked again, if ever
+                self._is_slow = True
+                self._todo.appendleft((self._take_values, (start, values, load, worker)))
+                raise error
+            self._take_failure(start, error, worker)
+            start, values = start + 1, values[1:]
+            if self._work.options.fail_fast:
+                self.halt(ev.Verdict.FAILED, kill=False)
+
+    def _load(self, values: Sequence[Any], load: Callable[[Any], Any]) -> tuple[list[Any], BaseException | None]:
+        """Unpack values up to one that cannot be; runs the user's code, so interrupts are let through."""
         loaded: list[Any] = []
-        for position, value in enumerate(values, start):
-            try:
-                loaded.append(load(value))
-            except Exception as error:
-                self._put(position - len(loaded), loaded)
-                loaded = []
-                broken = PayloadError(f"the result cannot be unpickled here: {type(error).__name__}: {error}")
-                self._take_failure(position, broken, worker)
-                if self._work.options.fail_fast:
-                    self.halt(ev.Verdict.FAILED, kill=False)
-        self._put(start + len(values) - len(loaded), loaded)
+        try:
+            with self.interrupts.open():
+                loaded.extend(map(load, values))
+        except BaseException as error:  # it is told by who knows which item it is
+            return loaded, error
+        return loaded, None
 
     def _put(self, start: int, values: Sequence[Any]) -> None:
         if values:
@@ -247,24 +283,28 @@ class Asking:
         if self._sink.failed(self._feed.index(position), self._feed.item(position), error, worker):
             self._feed.resolve((position, position + 1))
 
+    def _take_attempt(self, position: int, error: BaseException, worker: str) -> None:
+        self._sink.failed_for_now(self._feed.index(position), error, worker)
+
     def _take_end(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
         self.verdict, self.error = verdict, error
+
+
+def open_report(codec: Codec, message: Done) -> Opened:
+    """Return what a report holds; raises `PayloadError` if it cannot be read, or is not about what it says."""
+    try:
+        values, load, records = codec.open_values(message.payload)
+        count = sum(stop - start for start, stop in message.spans)
+        if len(values) != count or len(records) != len(message.failed):
+            raise ValueError(
+                f"{len(values)} values and {len(records)} errors for {count} and {len(message.failed)} items"
+            )
+    except (Exception, SystemExit) as error:  # its pickle is the work of a worker, which may be broken
+        raise PayloadError(f"the worker's report makes no sense: {type(error).__name__}: {error}") from error
+    return values, load, records
 
 
 def _common(spans: tuple[Span, ...], span: Span) -> list[Span]:
     """Return the parts of `spans` that lie within `span`."""
     parts = [(max(start, span[0]), min(stop, span[1])) for start, stop in spans]
     return [part for part in parts if part[0] < part[1]]
-
-
-def _nothing() -> None:
-    """Do nothing, but let `step` return."""
-
-
-def print_output(message: Output) -> None:
-    """Print what a task printed: in the asking thread, whose output belongs to the cell that started the run."""
-    stream = sys.stdout if message.stream == "stdout" else sys.stderr
-    try:
-        stream.write(message.text)
-    except UnicodeEncodeError:  # half of a surrogate pair, or a terminal of few letters
-        stream.write(message.text.encode("ascii", "backslashreplace").decode())

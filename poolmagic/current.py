@@ -5,6 +5,7 @@ The state is the process's; it is changed under a lock or by single assignments,
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ __all__ = ["cell_pool", "choose", "live_pools", "register", "set_session_pool"]
 class _Pool(Protocol):
     @property
     def is_closed(self) -> bool: ...
+
+    def sever(self) -> None: ...
 
 
 _AnyPool = TypeVar("_AnyPool", bound=_Pool)
@@ -72,6 +75,18 @@ def choose(make_default: Callable[[], _AnyPool]) -> _AnyPool:
             _default_pool = make_default()
         default: _AnyPool = _default_pool
         return default
+
+
+def _sever() -> None:
+    """In a process forked off the kernel the pools are not there: their workers answer to the kernel alone."""
+    global _lock
+    _lock = threading.RLock()
+    for pool in [pool for ref in _pools if (pool := ref()) is not None]:
+        pool.sever()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_sever)
 
 
 class CurrentPool:

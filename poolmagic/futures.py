@@ -19,14 +19,15 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any, Final
 
-from poolmagic.asking import Asking, Engine, Work, print_output
+from poolmagic.asking import Asking, Engine, open_report
 from poolmagic.core import events as ev
 from poolmagic.describe import describe_value
-from poolmagic.errors import PayloadError, PoolMagicError, RunCancelled, UnconsumedWarning, annotate
+from poolmagic.errors import PayloadError, PoolMagicError, RunCancelled, UnconsumedWarning, UsageError, annotate
 from poolmagic.failure import Failure
 from poolmagic.feed import Feed
+from poolmagic.inbox import Work, print_line, print_output
 from poolmagic.inline import InlineAsking
-from poolmagic.messages import Done, Output, Span
+from poolmagic.messages import Done, Function, Output
 
 __all__ = ["ResultIterator", "TaskFuture"]
 
@@ -109,6 +110,8 @@ class TaskFuture(concurrent.futures.Future[Any]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the task's exception, None if it returned; blocks at most `timeout` seconds."""
         __tracebackhide__ = True
+        if not self.done() and not self._engine.is_here:
+            raise UsageError("the task belongs to the process that submitted it, and will never be done in this one")
         super().exception(timeout)
         with self._opening:
             if self._open is not None:
@@ -118,10 +121,10 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     # Loop thread ---------------------------------------------------------------------------------------------------
 
-    def function(self) -> tuple[int, Any]:
-        """Return how the item becomes arguments, and the function's payload."""
+    def function(self) -> Function:
+        """Return what makes the function known to a worker."""
         self._dispatched = True
-        return self._work.stars, self._work.payload
+        return self._work.message(self.id)
 
     def payload(self, position: int) -> tuple[int, Any]:
         """Return the packed arguments."""
@@ -131,26 +134,39 @@ class TaskFuture(concurrent.futures.Future[Any]):
         """Say that there is only this one item."""
         self._engine.post(ev.Filled(self.id, size, None, (), True))
 
-    def accept(self, message: Done, spans: tuple[Span, ...], failed: tuple[int, ...], worker: str) -> None:
-        """Take the outcome, packed."""
+    @property
+    def time_limit(self) -> float:
+        """Seconds that the task may take; 0 for any number."""
+        return self._work.options.time_limit or 0.0
+
+    def accept(self, message: Done, part: ev.Accept, worker: str) -> None:
+        """Take the outcome, packed; an attempt after which there will be another one is none."""
+        if part.retried:
+            return
 
         def unpack() -> None:
             codec = self._engine.codec
-            values, load, records = codec.open_values(message.payload)
-            if failed:
-                self._exception = self._noted(codec.load_error(records[0]), worker)
-                return
             try:
+                values, load, records = open_report(codec, message)
+                if part.failed:
+                    self._exception = self._noted(codec.load_error(records[message.failed.index(0)]), worker)
+                    return
                 self._result = values[0] if load is None else load(values[0])
-            except Exception as error:
-                text = f"the result cannot be unpickled here: {type(error).__name__}: {error}"
-                self._exception = self._noted(PayloadError(text), worker)
+            except PayloadError as error:
+                self._exception = self._noted(error, worker)
 
-        self._finish(unpack, succeeded=not failed)
+        self._finish(unpack, succeeded=not part.failed)
 
     def lose(self, position: int, error: PoolMagicError, worker: str) -> None:
         """Take the loss of the task."""
         self._fail(self._noted(error, worker))
+
+    def rerun(self, position: int, error: PoolMagicError, worker: str) -> None:
+        """Take note of the end of an attempt: the task is run again, and the outcome of that counts."""
+
+    def tell(self, line: str) -> None:
+        """Take a line for the user."""
+        _callbacks.call(lambda: self._context.copy().run(print_line, line))
 
     def output(self, message: Output) -> None:
         """Take what the task printed."""
@@ -198,6 +214,7 @@ class ResultIterator(Iterator[Any]):
         self._asking = (
             InlineAsking(work, feed, sink, ahead=False) if engine is None else Asking(engine, work, feed, sink)
         )
+        self._engine = engine
         self._options = work.options
         self._feed = feed
         self._ordered = ordered
@@ -251,6 +268,8 @@ class ResultIterator(Iterator[Any]):
 
     def _wait(self) -> bool:
         """Wait for the next result; False if there will be none."""
+        if self._engine is not None and not self._engine.is_here:
+            raise UsageError("the iterator belongs to the process that made it, and gives no more results in this one")
         with self._asking.interrupts:
             if self._state == "new":
                 self._state = "running"
@@ -319,6 +338,9 @@ class ResultIterator(Iterator[Any]):
         self._received += len(values)
         self._largest = max(self._largest, len(values))
 
+    def failed_for_now(self, index: int, error: BaseException, worker: str) -> None:
+        """Take the error of an item that is run again: nobody is told of it but by its outcome."""
+
     def failed(self, index: int, item: Any, error: BaseException, worker: str) -> bool:
         """Take a failure; it is final, as an iterator cannot be resumed."""
         where = f" on {worker}" if worker else ""
@@ -350,6 +372,9 @@ class _WeakSink:
         """Hand values on."""
         if (results := self._results()) is not None:
             results.succeeded(indices, values)
+
+    def failed_for_now(self, index: int, error: BaseException, worker: str) -> None:
+        """Tell nobody, as the iterator does."""
 
     def failed(self, index: int, item: Any, error: BaseException, worker: str) -> bool:
         """Hand a failure on."""

@@ -23,12 +23,53 @@ def test_an_interrupt_is_held_back_and_raised_at_the_next_check() -> None:
         interrupts.check()
 
 
-def test_a_second_interrupt_is_raised_at_once() -> None:
-    """Whoever presses twice means it."""
+def test_a_second_interrupt_is_raised_at_once_if_the_first_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever presses twice means it; something is stuck."""
+    monkeypatch.setattr("poolmagic.interrupts.PATIENCE", -1.0)
     with Interrupts(lambda: None):
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_two_interrupts_one_upon_the_other_are_two() -> None:
+    """Both are held back, and each is raised at a check."""
+    with Interrupts(lambda: None) as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                interrupts.check()
+        interrupts.check()
+
+
+def test_a_block_within_the_block_ends_nothing() -> None:
+    """Interrupts are held back until the outermost one ends."""
+    after: list[bool] = []
+
+    def work(interrupts: Interrupts) -> None:
+        with interrupts:
+            with interrupts:
+                signal.raise_signal(signal.SIGINT)
+            after.append(True)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        work(Interrupts(lambda: None))
+    assert [True] == after
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_closes_what_was_open() -> None:
+    """Though the user's code is where it struck."""
+    with Interrupts(lambda: None) as interrupts:
+        opened = interrupts.open()
+        opened.__enter__()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
 
 
 def test_an_interrupt_that_nobody_asked_for_is_raised_at_the_end() -> None:

@@ -1,0 +1,144 @@
+"""The loop thread's side of a run: whatever happens is put into a queue, for the asking thread to see to.
+
+Threads. All methods of `Inbox` that are not abstract belong to the loop thread; the abstract ones are called in the
+asking thread, where the user's code may run. What a task printed is printed there, too: output belongs to a thread's
+cell.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, TypeAlias
+
+from poolmagic.core import events as ev
+from poolmagic.errors import PoolMagicError
+from poolmagic.feed import Feed
+from poolmagic.messages import Done, Function, Output
+from poolmagic.options import RunOptions
+
+__all__ = ["Action", "Inbox", "Work", "next_number", "nothing", "print_line", "print_output"]
+
+Action: TypeAlias = "tuple[Callable[..., None], tuple[Any, ...]]"
+_numbers = itertools.count()
+
+
+def next_number() -> int:
+    """Return a number for a run in the books, never given before in this process."""
+    return next(_numbers)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A function on its way: its payload, and how items become its arguments (see `messages.Function`)."""
+
+    payload: Any
+    stars: int
+    options: RunOptions
+
+    def message(self, run: int) -> Function:
+        """Return what makes the function known to a worker."""
+        options = self.options
+        return Function(run, self.stars, options.soft_time_limit or 0.0, options.time_limit or 0.0, self.payload)
+
+    @property
+    def policy(self) -> ev.Policy:
+        """What the books are to do about items that fail or are lost."""
+        options = self.options
+        return ev.Policy(
+            options.retries,
+            options.retry_backoff,
+            options.retry_backoff_max,
+            options.crash_retries,
+            options.rate_limit or 0.0,
+        )
+
+
+class Inbox(ABC):
+    """A run, as the loop thread sees it: a `client.Client`."""
+
+    def __init__(self, work: Work, feed: Feed) -> None:
+        self.id = next_number()
+        self._work = work
+        self._feed = feed
+        self._inbox: SimpleQueue[Action] = SimpleQueue()
+        self._orders: deque[int] = deque()
+
+    def function(self) -> Function:
+        """Return what makes the function known to a worker."""
+        return self._work.message(self.id)
+
+    @property
+    def time_limit(self) -> float:
+        """Seconds that an item may take; 0 for any number."""
+        return self._work.options.time_limit or 0.0
+
+    def payload(self, position: int) -> tuple[int, Any]:
+        """Return the batch that holds an item."""
+        return self._feed.payload(position)
+
+    def ask(self, size: int) -> None:
+        """Take the order for the next items."""
+        self._orders.append(size)
+        self._inbox.put((nothing, ()))
+
+    def accept(self, message: Done, part: ev.Accept, worker: str) -> None:
+        """Take what a worker finished."""
+        self._inbox.put((self._take_outcomes, (message, part, worker)))
+
+    def lose(self, position: int, error: PoolMagicError, worker: str) -> None:
+        """Take the loss of an item."""
+        self._inbox.put((self._take_failure, (position, error, worker)))
+
+    def rerun(self, position: int, error: PoolMagicError, worker: str) -> None:
+        """Take note of the end of an attempt; the item is run again."""
+        self._inbox.put((self._take_attempt, (position, error, worker)))
+
+    def output(self, message: Output) -> None:
+        """Take what a task printed."""
+        self._inbox.put((print_output, (message,)))
+
+    def tell(self, line: str) -> None:
+        """Take a line for the user."""
+        self._inbox.put((print_line, (line,)))
+
+    def settle(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
+        """Take the end of the run."""
+        self._inbox.put((self._take_end, (verdict, error)))
+
+    # Asking thread -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _take_outcomes(self, message: Done, part: ev.Accept, worker: str) -> None: ...
+
+    @abstractmethod
+    def _take_failure(self, position: int, error: BaseException, worker: str) -> None: ...
+
+    @abstractmethod
+    def _take_attempt(self, position: int, error: BaseException, worker: str) -> None: ...
+
+    @abstractmethod
+    def _take_end(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None: ...
+
+
+def nothing() -> None:
+    """Do nothing, but let `step` return."""
+
+
+def print_line(line: str) -> None:
+    """Print a line of poolmagic's own: in the asking thread, for the same reason as `print_output`."""
+    sys.stderr.write(f"poolmagic: {line}\n")
+
+
+def print_output(message: Output) -> None:
+    """Print what a task printed: in the asking thread, whose output belongs to the cell that started the run."""
+    stream = sys.stdout if message.stream == "stdout" else sys.stderr
+    try:
+        stream.write(message.text)
+    except UnicodeEncodeError:  # half of a surrogate pair, or a terminal of few letters
+        stream.write(message.text.encode("ascii", "backslashreplace").decode())

@@ -1,4 +1,4 @@
-"""What a user may ask for, as frozen values: the table of kinds, the settings of a pool, the options of a run.
+"""What a user may ask of a pool, as frozen values: the table of kinds and the settings of one pool.
 
 All validation happens here, before anything is started, and every refusal is one line that says what is allowed.
 A kind of pool is a row in `KINDS`, never a subclass. This module owns no state and may be used from any thread.
@@ -11,16 +11,30 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Final, Literal, SupportsIndex, TypedDict, cast
+from dataclasses import dataclass
+from typing import Any, Final, Literal, SupportsIndex, TypedDict, Unpack, cast
 
+from poolmagic.cgroups import cpu_quotas
 from poolmagic.errors import UsageError, note_once
+from poolmagic.quantities import read_seconds, read_size, show_size
 
-__all__ = ["ALIASES", "KINDS", "Kind", "PoolConfig", "RunOptions", "RunOptionsDict", "check_function", "usable_cpus"]
+__all__ = [
+    "ALIASES",
+    "KINDS",
+    "Kind",
+    "PoolConfig",
+    "PoolSettings",
+    "check_function",
+    "count_option",
+    "find_kind",
+    "usable_cpus",
+]
 
 MAX_SLOTS: Final = 65_536
 """Most slots of one worker, as many as its status board has records for; more than any machine's sockets allow."""
+
+IDLE_SECONDS: Final = 300.0
+"""How long workers wait for the next run, unless the user says otherwise: longer than one thinks about a result."""
 
 
 @dataclass(frozen=True)
@@ -71,50 +85,7 @@ def usable_cpus() -> int:
     """
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min([count, *(math.ceil(quota) for quota in _cgroup_quotas())]))
-
-
-def _cgroup_quotas() -> list[float]:
-    """The CPU quotas, in CPUs, that are set on this process's cgroup and on those above it."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:  # not Linux
-        return []
-    quotas: list[float] = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, read = Path("/sys/fs/cgroup"), _quota_v2
-        elif "cpu" in controllers.split(","):
-            root, read = Path("/sys/fs/cgroup/cpu"), _quota_v1
-        else:
-            continue
-        # In a container the path may be the host's, which is not visible here; the root then is the container's own.
-        folder = root / path.lstrip("/")
-        for place in (folder, *folder.parents):
-            if place == root.parent:
-                break
-            quota = read(place)
-            if quota is not None:
-                quotas.append(quota)
-    return quotas
-
-
-def _quota_v2(folder: Path) -> float | None:
-    try:
-        quota, period = (folder / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else int(quota) / int(period)
-
-
-def _quota_v1(folder: Path) -> float | None:
-    try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return None
-    return quota / period if quota > 0 else None
+    return max(1, min([count, *(math.ceil(quota) for quota in cpu_quotas())]))
 
 
 def find_kind(name: object) -> Kind:
@@ -135,7 +106,7 @@ def count_option(option: str, value: object, most: int | None = None) -> int:
     return number
 
 
-def _check_modules(preload: object) -> tuple[str, ...]:
+def _check_modules(_: str, preload: object) -> tuple[str, ...]:
     """Return the names of modules, each once; raises `UsageError`."""
     names = [preload] if isinstance(preload, str) else preload
     if not isinstance(names, Iterable):
@@ -145,6 +116,53 @@ def _check_modules(preload: object) -> tuple[str, ...]:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
             raise UsageError(f"preload={preload!r}: {name!r} is not the name of a module")
     return tuple(cast("Iterable[str]", found))
+
+
+def _check_autoscale(row: Kind, concurrency: object, given: object) -> tuple[int, int]:
+    """Return the most and the fewest tasks at once, from a pair or a text such as ``"8,2"``; raises `UsageError`."""
+    if row.scales is None:
+        raise UsageError(f"autoscale={given!r}: a {row.name} pool always runs one task at a time")
+    if concurrency is not None:
+        raise UsageError(f"autoscale={given!r} and concurrency={concurrency!r}: give one of them")
+    pair = given.split(",") if isinstance(given, str) else given
+    try:
+        most, least = (int(number) for number in cast("Iterable[Any]", pair))
+    except (TypeError, ValueError):
+        most = least = 0
+    if not 1 <= least <= most:
+        raise UsageError(f"autoscale={given!r}: use the most and the fewest tasks at once, such as (8, 2)")
+    return most, least
+
+
+_SETTINGS: Final[dict[str, Callable[[str, object], Any]]] = {
+    "inner_threads": count_option,
+    "preload": _check_modules,
+    "max_tasks_per_child": count_option,
+    "max_memory_per_child": read_size,
+    "memory_limit": read_size,
+}
+"""How the settings are read that only processes have."""
+
+_WHY: Final = {
+    "inner_threads": ", whose own number it would be; set that with threadpoolctl",
+    "preload": "; import it there",
+    "max_tasks_per_child": ", which cannot be replaced",
+    "max_memory_per_child": ", which cannot be replaced",
+    "memory_limit": ", whose memory is not the pool's alone",
+}
+
+
+class PoolSettings(TypedDict, total=False):
+    """The keyword settings of a pool beside its kind and concurrency; see `PoolConfig`."""
+
+    workers: int | None
+    inner_threads: int | None
+    preload: str | Iterable[str] | None
+    autoscale: tuple[int, int] | str | None
+    max_tasks_per_child: int | None
+    max_memory_per_child: int | str | None
+    memory_limit: int | str | None
+    idle_timeout: float
 
 
 @dataclass(frozen=True)
@@ -157,6 +175,11 @@ class PoolConfig:
         workers: Worker processes (1 for kinds that run in the kernel).
         inner_threads: Threads that BLAS and OpenMP may use in a worker; None shares the CPUs out, CPUs // concurrency.
         preload: Modules that are imported before the first task; None finds out what the functions need.
+        least: Fewest tasks at once, if the pool scales by itself between this and its concurrency; else 0.
+        max_tasks_per_child: Tasks that a worker process runs before it is replaced; 0 for any number.
+        max_memory_per_child: Resident bytes of a worker process from which on it is replaced; 0 for any number.
+        memory_limit: Bytes that all of the pool's processes may take; 0 for most of what the machine has.
+        idle_timeout: Seconds after which workers end that have nothing to do.
     """
 
     kind: Kind
@@ -164,31 +187,34 @@ class PoolConfig:
     workers: int
     inner_threads: int | None = None
     preload: tuple[str, ...] | None = None
+    least: int = 0
+    max_tasks_per_child: int = 0
+    max_memory_per_child: int = 0
+    memory_limit: int = 0
+    idle_timeout: float = IDLE_SECONDS
 
     @classmethod
-    def make(
-        cls,
-        kind: object = "prefork",
-        concurrency: object = None,
-        workers: object = None,
-        inner_threads: object = None,
-        preload: object = None,
-    ) -> PoolConfig:
+    def make(cls, kind: object = "prefork", concurrency: object = None, **settings: Unpack[PoolSettings]) -> PoolConfig:
         """Check what a user gave and fill in the rest; raises `UsageError`."""
-        made = cls._of_size(find_kind(kind), concurrency, workers)
-        in_kernel = made.kind.start in ("local", "inline")
-        if inner_threads is not None:
-            if in_kernel:
-                raise UsageError(
-                    f"inner_threads={inner_threads!r}: a {made.kind.name} pool runs in the kernel, whose own number it "
-                    "would be; set that with threadpoolctl"
-                )
-            inner_threads = count_option("inner_threads", inner_threads)
-        if preload is not None:
-            if in_kernel:
-                raise UsageError(f"preload={preload!r}: a {made.kind.name} pool runs in the kernel; import it there")
-            preload = _check_modules(preload)
-        return replace(made, inner_threads=inner_threads, preload=preload)
+        row = find_kind(kind)
+        given = {name: value for name, value in settings.items() if value is not None}
+        checked: dict[str, Any] = {}
+        for name, check in _SETTINGS.items():
+            if name in given:
+                if row.start in ("local", "inline"):
+                    raise UsageError(f"{name}={given[name]!r}: a {row.name} pool runs in the kernel{_WHY[name]}")
+                checked[name] = check(name, given[name])
+        if "idle_timeout" in given:
+            checked["idle_timeout"] = read_seconds("idle_timeout", given["idle_timeout"])
+        if "autoscale" in given:
+            most, checked["least"] = _check_autoscale(row, concurrency, given["autoscale"])
+            concurrency = most
+        made = cls._of_size(row, concurrency, given.get("workers"))
+        if checked.get("least", made.workers) < made.workers and row.scales == "slots":
+            raise UsageError(
+                f"autoscale={given['autoscale']!r}: each of the {made.workers} workers has a task at least"
+            )
+        return cls(made.kind, made.concurrency, made.workers, **checked)
 
     @classmethod
     def _of_size(cls, row: Kind, concurrency: object, workers: object) -> PoolConfig:
@@ -224,68 +250,15 @@ class PoolConfig:
 
     def __str__(self) -> str:
         of = f" -w {self.workers}" if self.kind.is_green and self.workers > 1 else ""
-        inner = f" --inner-threads {self.inner_threads}" if self.inner_threads is not None else ""
-        return f"{self.kind.name} -c {self.concurrency}{of}{inner}"
-
-
-class RunOptionsDict(TypedDict, total=False):
-    """The keyword options of the `map` family; see `RunOptions`."""
-
-    on_error: Literal["raise", "return", "skip"]
-    return_exceptions: bool
-    chunksize: int | None
-    buffersize: int | None
-    progress: bool | None
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How one run treats its items.
-
-    Attributes:
-        on_error: ``"raise"`` stops dispatching at the first failure and raises it, ``"return"`` puts a `Failure` in
-            the item's place, ``"skip"`` leaves the item out.
-        return_exceptions: As in `asyncio.gather`: the exception itself takes the item's place.
-        chunksize: Items in a batch; None sizes batches by time.
-        buffersize: Most items read ahead of the consumer of `imap`; None bounds it by what the workers have in hand.
-        progress: Show progress; None does so where a person looks on.
-    """
-
-    on_error: Literal["raise", "return", "skip"] = "raise"
-    return_exceptions: bool = False
-    chunksize: int | None = None
-    buffersize: int | None = None
-    progress: bool | None = None
-
-    @classmethod
-    def make(cls, given: dict[str, Any], allowed: tuple[str, ...] = ()) -> RunOptions:
-        """Check the keywords that a user gave; raises `UsageError`.
-
-        Args:
-            given: The keywords.
-            allowed: The names that this call takes; empty for all.
-        """
-        names = allowed or tuple(field.name for field in fields(cls))
-        for name in given:
-            if name not in names:
-                raise UsageError(f"unknown option {name!r}; use one of {', '.join(names)}")
-        options = cls(**given)
-        if options.on_error not in ("raise", "return", "skip"):
-            raise UsageError(f"on_error={options.on_error!r}: use 'raise', 'return' or 'skip'")
-        for option in ("chunksize", "buffersize"):
-            if getattr(options, option) is not None:
-                count_option(option, getattr(options, option))
-        for option in ("return_exceptions", "progress"):
-            if getattr(options, option) not in (None, True, False):
-                raise UsageError(f"{option}={getattr(options, option)!r}: use True or False")
-        if options.return_exceptions and options.on_error != "raise":
-            raise UsageError("return_exceptions=True says the same as on_error: use one of them")
-        return options
-
-    @property
-    def fail_fast(self) -> bool:
-        """Whether the first failure ends the run."""
-        return self.on_error == "raise" and not self.return_exceptions
+        size = f" --autoscale {self.concurrency},{self.least}" if self.least else f" -c {self.concurrency}"
+        limits = {
+            "inner-threads": self.inner_threads,
+            "max-tasks-per-child": self.max_tasks_per_child,
+            "max-memory-per-child": self.max_memory_per_child and show_size(self.max_memory_per_child).replace(" ", ""),
+            "memory-limit": self.memory_limit and show_size(self.memory_limit).replace(" ", ""),
+        }
+        rest = "".join(f" --{name} {value}" for name, value in limits.items() if value)
+        return f"{self.kind.name}{size}{of}{rest}"
 
 
 def is_coroutine_function(function: Callable[..., Any]) -> bool:

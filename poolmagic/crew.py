@@ -7,71 +7,46 @@ the runs. It decides nothing, and never looks into a payload.
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from poolmagic.appetite import Appetite, Limits
+from poolmagic.board import Mark
+from poolmagic.client import Client
 from poolmagic.core import events as ev
 from poolmagic.core.books import PoolPhase, WorkerBook, WorkerPhase
 from poolmagic.core.state import PoolState
-from poolmagic.errors import InternalError, PoolMagicError, RunCancelled, WorkerLostError
+from poolmagic.deadlines import Alarm, Deadlines
+from poolmagic.errors import InternalError, PoolMagicError, RunCancelled, TimeLimitExceeded, WorkerLostError
 from poolmagic.launcher import Launcher, Link, Loop, Reports, explain_exit
+from poolmagic.losses import Loss, count_oom_kills
 from poolmagic.messages import (
     Batch,
     Cancel,
     Done,
     Forget,
-    Function,
     Hello,
     Message,
     Output,
     Resize,
     Returned,
-    Span,
     Stop,
     Withdraw,
 )
+from poolmagic.quantities import show_size
 from poolmagic.snapshot import TaskSnapshot, WorkerSnapshot
 
-__all__ = ["Client", "Crew", "CrewState", "MakeLauncher"]
+__all__ = ["Crew", "CrewState", "MakeLauncher"]
 
 MakeLauncher: TypeAlias = Callable[[Loop, Reports], Launcher]
-
-
-class Client(Protocol):
-    """A run, as the loop thread sees it. None of these may block or run the user's code."""
-
-    id: int
-
-    def function(self) -> tuple[int, Any]:
-        """Return how items become arguments (see `messages.Function`), and the function's payload."""
-        ...
-
-    def payload(self, position: int) -> tuple[int, Any]:
-        """Return the batch that holds an item: the position that it starts at, and its payload."""
-        ...
-
-    def ask(self, size: int) -> None:
-        """Take the order for the next `size` items; the answer is an `events.Filled`."""
-        ...
-
-    def accept(self, message: Done, spans: tuple[Span, ...], failed: tuple[int, ...], worker: str) -> None:
-        """Take this part of what a worker finished."""
-        ...
-
-    def lose(self, position: int, error: PoolMagicError, worker: str) -> None:
-        """Take the loss of an item."""
-        ...
-
-    def output(self, message: Output) -> None:
-        """Take what a task printed."""
-        ...
-
-    def settle(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
-        """Take the end of the run; the last call."""
-        ...
+NO_LIMITS: Final = Limits()
+LAST_LINES: Final = 10
+"""How many of the last lines of a worker are kept, to tell what a task said before it took its worker with it."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +75,12 @@ class Crew:
         make_launcher: Makes what starts the workers.
         loop: The supervisor.
         key: Pools with equal keys may take over each other's crews.
+        limits: How much memory the workers may take.
     """
 
-    def __init__(self, state: PoolState, make_launcher: MakeLauncher, loop: Loop, key: Hashable) -> None:
+    def __init__(
+        self, state: PoolState, make_launcher: MakeLauncher, loop: Loop, key: Hashable, limits: Limits = NO_LIMITS
+    ) -> None:
         self.key = key
         self.finished = threading.Event()
         self._state = state
@@ -112,14 +90,27 @@ class Crew:
         self._links: dict[int, Link] = {}
         self._clients: dict[int, Client] = {}
         self._report: Done | None = None
-        self._exits: dict[int, int | None] = {}
+        self._exits: deque[str] = deque(maxlen=5)
+        self._loss: Loss | None = None
+        self._was_alone = True
+        self._events: deque[ev.Event] = deque()
+        self._told: set[int] = set()
+        self._pids: dict[int, int] = {}
+        self._burst: dict[int, int] = {}
+        self._printed: dict[int, deque[Output]] = {}
+        self._oom_kills = count_oom_kills()
         self._failure: PoolMagicError | None = None
         self._modules: set[str] = set()
+        self._alarm = Alarm(loop, lambda: self.handle(ev.Tick()))
+        self._deadlines = Deadlines(loop, self._look, self._overdue)
+        self._limits = limits
+        self._appetite = Appetite(loop, limits, self, lambda: bool(self._clients))
 
     @property
     def is_reusable(self) -> bool:
         """Whether another pool with the same settings would find what it expects."""
-        return self._state.phase is PoolPhase.RUNNING and self._state.seats == self._first_seats
+        is_running = self._state.phase is PoolPhase.RUNNING and self._failure is None
+        return is_running and self._state.seats == self._first_seats
 
     def prepare(self, modules: tuple[str, ...]) -> None:
         """Get ready for workers that will need these modules."""
@@ -129,6 +120,9 @@ class Crew:
     def add(self, client: Client, event: ev.RunAdded) -> None:
         """Take a new run."""
         self._clients[client.id] = client
+        if client.time_limit:
+            self._deadlines.add(client.id, client.time_limit)
+        self._appetite.wake()
         self.handle(event)
 
     def restart(self, make_launcher: MakeLauncher) -> None:
@@ -140,9 +134,19 @@ class Crew:
 
     def handle(self, event: ev.Event) -> None:
         """Apply an event and carry out what follows from it. A bug ends the crew, not the supervisor."""
+        if self._failure is not None:
+            if isinstance(event, ev.RunAdded):
+                self._clients.pop(event.run).settle(ev.Verdict.BROKEN, self._failure)
+            return
+        self._events.append(event)
+        if len(self._events) > 1:  # a command led to it, and those that follow the command come first
+            return
         try:
-            for command in self._state.handle(event, time.monotonic()):
-                _COMMANDS[type(command)](self, command)
+            while self._events:
+                for command in self._state.handle(self._events[0], time.monotonic()):
+                    _COMMANDS[type(command)](self, command)
+                self._events.popleft()
+            self._alarm.set(self._state.due)
         except Exception as error:
             self._break(error)
             raise
@@ -166,7 +170,7 @@ class Crew:
         return CrewState(phase, workers, done, failed, runs_now, unreported)
 
     def _snapshot(self, book: WorkerBook, link: Link, now: float) -> WorkerSnapshot:
-        marks, done = link.board.look(book.most_slots)
+        marks, done = link.board.look(book.most_slots + link.spare)
         # What a worker has not reported is in its hands still, so it cannot be more than that.
         unreported = min(max(0, done - book.done), book.load)
         running = tuple(TaskSnapshot(mark.run, mark.position, max(0.0, now - mark.since)) for mark in marks)
@@ -193,19 +197,45 @@ class Crew:
         match message:
             case Done():
                 self._report = message
-                self.handle(ev.WorkerDone(worker, message.run, message.spans, message.failed, message.seconds))
+                self.handle(
+                    ev.WorkerDone(
+                        worker, message.run, message.spans, message.failed, message.seconds, message.retriable
+                    )
+                )
                 self._report = None  # its results belong to whoever took them, who may drop them
             case Returned():
                 self.handle(ev.WorkerReturned(worker, message.run, message.spans))
             case Output() if message.run in self._clients:
+                self._printed.setdefault(worker, deque(maxlen=LAST_LINES)).append(message)
                 self._clients[message.run].output(message)
             case Hello():
+                self._pids[worker] = message.pid
                 self.handle(ev.WorkerReady(worker))
 
-    def ended(self, worker: int, exitcode: int | None) -> None:
-        """Take the end of a worker, whose last messages have been received."""
-        self._exits[worker] = exitcode
-        self.handle(ev.WorkerExited(worker, self._links[worker].board.running(self._slots_of(worker))))
+    def ended(self, worker: int, exitcode: int | None, peak: int) -> None:
+        """Take the end of a worker, whose last messages have been received; `peak` is the most memory it ever had."""
+        link, burst = self._links[worker], self._burst.pop(worker, 0)
+        running = link.board.running(self._slots_of(worker) + link.spare)
+        self._exits.append(link.trouble or explain_exit(exitcode))
+        printed = "".join(part.text for part in self._printed.pop(worker, ()) if (part.run, part.position) in running)
+        oom_kills, self._oom_kills = self._oom_kills, count_oom_kills()
+        self._loss = Loss(
+            worker,
+            self._pids.get(worker),
+            exitcode,
+            peak=max(peak, burst),
+            stack=link.board.stack(),
+            printed=printed,
+            oom_killed=self._oom_kills > oom_kills,
+            limit=self._limits.worker if burst else 0,
+            is_cut=link.is_cut,
+        )
+        self._was_alone = len(running) == 1
+        by_others = exitcode == -signal.SIGKILL and not (self._loss.oom_killed or burst or link.board.has_confessed)
+        self.handle(ev.WorkerExited(worker, running, by_others))
+        self._loss = None
+        self._told.clear()
+        self._pids.pop(worker, None)
         del self._links[worker]
         self._close_old_launchers()
 
@@ -221,6 +251,39 @@ class Crew:
             self._launchers = [newest]
             for launcher in outdated:
                 launcher.close()
+
+    # The clock and the memory ---------------------------------------------------------------------------------------
+
+    def _look(self) -> Iterator[tuple[int, Mark]]:
+        """Return what runs now, by worker."""
+        for number, book in self._state.workers.items():
+            if book.assigned and (link := self._links.get(number)) is not None:
+                for mark in link.board.look(book.most_slots + link.spare)[0]:
+                    yield number, mark
+
+    def _overdue(self, worker: int, mark: Mark) -> None:
+        self.handle(ev.Overdue(worker, mark.run, mark.position))
+
+    def pids(self) -> dict[int, int]:
+        """Return the processes of the workers."""
+        return {number: link.pid for number, link in self._links.items() if link.pid is not None}
+
+    def outgrown(self, worker: int, size: int) -> None:
+        """Replace a worker that takes more memory than it may when it has ended what it runs."""
+        self.handle(ev.Recycle(worker))
+
+    def burst(self, worker: int, size: int) -> None:
+        """End a worker that takes far more memory than it may; what it runs is to blame."""
+        if worker not in self._burst:
+            self._burst[worker] = size
+            self._links[worker].kill()
+
+    def hold(self, on: bool, size: int) -> None:
+        """Start nothing while the workers take too much memory together; say so."""
+        what = "nothing more is started until it is less" if on else "it is less now: the pool goes on"
+        for client in self._clients.values():
+            client.tell(f"the workers take {show_size(size)} of memory, near the limit; {what}" if on else what)
+        self.handle(ev.Hold(on))
 
     # Commands ------------------------------------------------------------------------------------------------------
 
@@ -243,8 +306,7 @@ class Crew:
         self._links[command.worker].send(Resize(command.slots))
 
     def _introduce(self, command: ev.Introduce) -> None:
-        stars, payload = self._clients[command.run].function()
-        self._links[command.worker].send(Function(command.run, stars, payload))
+        self._links[command.worker].send(self._clients[command.run].function())
 
     def _dispatch(self, command: ev.Dispatch) -> None:
         first, stop = command.span
@@ -265,22 +327,41 @@ class Crew:
 
     def _accept(self, command: ev.Accept) -> None:
         assert self._report is not None
-        self._clients[command.run].accept(self._report, command.spans, command.failed, self._label(command.worker))
+        self._clients[command.run].accept(self._report, command, self._label(command.worker))
 
     def _lose(self, command: ev.Lose) -> None:
-        exitcode = self._exits.get(command.worker)
-        pid = self._links[command.worker].pid
-        what = (
-            f"worker {command.worker} {explain_exit(exitcode)} while it ran this item; its other items go on elsewhere"
-        )
-        error = WorkerLostError(what, pid=pid, exitcode=exitcode)
+        assert self._loss is not None
+        error = self._loss.error(self._was_alone)
         self._clients[command.run].lose(command.position, error, self._label(command.worker))
+
+    def _rerun(self, command: ev.Rerun) -> None:
+        assert self._loss is not None
+        error = self._loss.error(self._was_alone)
+        if not command.blamed:
+            what = f"worker {command.worker} was ended for what another task did; what else it ran is run again"
+            error = WorkerLostError(what, pid=self._loss.pid)
+            if command.run not in self._told:
+                self._told.add(command.run)
+                self._clients[command.run].tell(what)
+        self._clients[command.run].rerun(command.position, error, self._label(command.worker))
+
+    def _expire(self, command: ev.Expire) -> None:
+        client = self._clients[command.run]
+        what = f"the task ran for longer than its time limit of {client.time_limit:g} s and did not stop by itself"
+        client.lose(command.position, TimeLimitExceeded(what, limit=client.time_limit), self._label(command.worker))
+
+    def _kill_task(self, command: ev.KillTask) -> None:
+        link = self._links.get(command.worker)
+        if link is not None and not link.abandon(command.run, command.position):
+            self.handle(ev.WorkerDoomed(command.worker))
+            link.kill()
 
     def _settle(self, command: ev.Settle) -> None:
         client = self._clients.pop(command.run)
+        self._deadlines.remove(command.run)
         error: PoolMagicError | None = None
         if command.verdict is ev.Verdict.BROKEN:
-            how = ", ".join(sorted({explain_exit(code) for code in self._exits.values()})) or "none could be started"
+            how = ", ".join(sorted(set(self._exits))) or "none could be started"
             error = WorkerLostError(f"the workers of this pool die as soon as they start (the last ones: {how})")
         elif command.verdict is ev.Verdict.CANCELLED:
             error = RunCancelled("the run was cancelled before all of its items were done")
@@ -292,8 +373,8 @@ class Crew:
         self.finished.set()
 
     def _label(self, worker: int) -> str:
-        link = self._links.get(worker)
-        return f"worker {worker} (pid {link.pid})" if link is not None and link.pid is not None else f"worker {worker}"
+        pid = self._pids.get(worker)
+        return f"worker {worker}" if pid is None else f"worker {worker} (pid {pid})"
 
 
 _COMMANDS: Final[dict[type, Callable[[Crew, Any], None]]] = {
@@ -309,6 +390,9 @@ _COMMANDS: Final[dict[type, Callable[[Crew, Any], None]]] = {
     ev.Ask: Crew._ask,
     ev.Accept: Crew._accept,
     ev.Lose: Crew._lose,
+    ev.Rerun: Crew._rerun,
+    ev.Expire: Crew._expire,
+    ev.KillTask: Crew._kill_task,
     ev.Settle: Crew._settle,
     ev.Finish: Crew._finish,
 }

@@ -18,7 +18,9 @@ def describe_value(value: object, most: int = 80) -> str:
         value = value[: most + 1]  # the text of a large one costs seconds
     try:
         text = _short.repr(value)
-    except Exception:  # a broken __repr__ must not hide the error that is being told
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a broken __repr__ must not hide the error that is being told, even if it exits
         text = object.__repr__(value)
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 3] + "..."

@@ -6,23 +6,34 @@ does no harm.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import psutil
 
+from poolmagic.appetite import Limits
+from poolmagic.cgroups import memory_limit
+from poolmagic.client import Client
 from poolmagic.config import PoolConfig
 from poolmagic.core import events as ev
+from poolmagic.core.books import PoolLimits
 from poolmagic.core.state import PoolState
-from poolmagic.crew import Client, Crew, CrewState
+from poolmagic.crew import Crew, CrewState
 from poolmagic.launcher import Launcher, Loop, Reports, Surroundings, process_launcher
 from poolmagic.local import LocalLauncher
+from poolmagic.nesting import marks
 from poolmagic.payload import Codec, Direct, Pickled
 from poolmagic.references import find_modules
+from poolmagic.snapshot import PoolSnapshot
 from poolmagic.supervisor import Supervisor, get_supervisor
+from poolmagic.worker.tasks import inside
 
-__all__ = ["CrewEngine", "memory_of"]
+__all__ = ["CrewEngine", "picture"]
+
+MOST_OF_IT: Final = 0.85
+"""Part of the memory of the machine, or of the container, that the kernel and its workers may take together."""
 
 
 class CrewEngine:
@@ -40,17 +51,20 @@ class CrewEngine:
         self.release: Callable[[], None] = partial(supervisor.call, supervisor.release, crew)
         self._crew = crew
         self._supervisor = supervisor
+        self._process = os.getpid()
         self._finds_modules = config.kind.start == "fork" and config.preload is None
         self._prepared: set[str] = set()
 
     @classmethod
     def lease(cls, config: PoolConfig) -> CrewEngine:
         """Return an engine for these settings in the kernel's present surroundings: warm, or not started yet."""
-        supervisor, surroundings = get_supervisor(), Surroundings.now()
+        supervisor, surroundings = get_supervisor(), Surroundings.now(marks(config))
         seats = [config.slots_of(seat) for seat in range(config.workers)]
-        make_state = partial(PoolState, seats, config.kind.scales or "slots", config.kind.cancels)
-        make_launcher = _launcher_for(config, surroundings)
-        crew: Crew = supervisor.ask(supervisor.lease, (config, surroundings), make_state, make_launcher)
+        autoscale = (config.concurrency, config.least) if config.least else None
+        rules = PoolLimits(config.max_tasks_per_child, autoscale, config.idle_timeout)
+        make_state = partial(PoolState, seats, config.kind.scales or "slots", config.kind.cancels, rules)
+        make_launcher, limits = _launcher_for(config, surroundings), _limits_of(config)
+        crew: Crew = supervisor.ask(supervisor.lease, (config, surroundings), make_state, make_launcher, limits)
         supervisor.call(crew.prepare, ())  # helpers start while the function and the first items are packed
         return cls(supervisor, crew, config)
 
@@ -69,18 +83,31 @@ class CrewEngine:
 
     def restart(self, config: PoolConfig) -> None:
         """Replace the workers by new ones in the kernel's present surroundings; does not block."""
-        self._supervisor.call(self._crew.restart, _launcher_for(config, Surroundings.now()))
+        self._supervisor.call(self._crew.restart, _launcher_for(config, Surroundings.now(marks(config))))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the process that has the crew, and not one that was forked off it."""
+        return self._process == os.getpid()
+
+    def is_inside(self) -> bool:
+        """Return whether the calling thread is one of this crew's slots: it would wait in vain for what it asks."""
+        worker = inside.get()
+        return worker is not None and worker.crew is self._crew
 
     def add(self, client: Client, event: ev.RunAdded) -> None:
         """Start a run; does not block."""
         self._supervisor.call(self._crew.add, client, event)
 
     def post(self, event: ev.Event) -> None:
-        """Hand an event to the books; does not block."""
-        self._supervisor.call(self._crew.handle, event)
+        """Hand an event to the books; does not block. In a process forked off the kernel there are none."""
+        if self.is_here:
+            self._supervisor.call(self._crew.handle, event)
 
     def state(self) -> CrewState:
         """Return what the crew tells of itself; blocks for well under a millisecond."""
+        if not self.is_here:
+            return CrewState("closed", (), 0, 0, 0)
         state: CrewState = self._supervisor.ask(self._crew.state)
         return state
 
@@ -104,7 +131,33 @@ def _launcher_for(config: PoolConfig, surroundings: Surroundings) -> Callable[[L
     return partial(process_launcher, config, surroundings)
 
 
-def memory_of(pid: int | None) -> int:
+def _limits_of(config: PoolConfig) -> Limits:
+    """Return how much memory the workers of a pool may take; threads take the kernel's own."""
+    if config.kind.start == "local":
+        return Limits()
+    machine = 0 if config.memory_limit else int(MOST_OF_IT * (memory_limit() or 0))
+    return Limits(config.max_memory_per_child, config.memory_limit, machine)
+
+
+def picture(name: str, config: PoolConfig, state: CrewState, is_closed: bool) -> PoolSnapshot:
+    """Return the snapshot of a pool from what its crew tells; asks the system for the memory of each worker."""
+    phase = "closed" if is_closed and state.phase in ("new", "closed") else state.phase
+    return PoolSnapshot(
+        name=name,
+        kind=config.kind.name,
+        state="closing" if phase == "terminating" else phase,
+        concurrency=config.concurrency,
+        workers=state.workers,
+        slots=sum(worker.slots for worker in state.workers),
+        busy=sum(worker.busy for worker in state.workers),
+        done=state.done,
+        failed=state.failed,
+        runs=state.runs,
+        memory=0 if config.kind.start == "local" else sum(_memory_of(worker.pid) for worker in state.workers),
+    )
+
+
+def _memory_of(pid: int | None) -> int:
     """Return the resident bytes of a process, 0 if it has ended; does not block."""
     if pid is None:
         return 0

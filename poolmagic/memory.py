@@ -102,7 +102,7 @@ class MemoryFile:
         if len(_open) >= _most_open():
             raise OSError(errno.EMFILE, "enough memory files are open")
         if hasattr(os, "memfd_create"):
-            file = cls(os.memfd_create("poolmagic", os.MFD_CLOEXEC))
+            file = cls(os.memfd_create("poolmagic", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
         else:
             with tempfile.TemporaryFile() as temporary:
                 file = cls(os.dup(temporary.fileno()))
@@ -172,6 +172,10 @@ def _map(descriptor: int, size: int) -> memoryview:
     # Not `mmap.mmap`: until Python 3.13 each of its maps keeps a descriptor, and a kernel that holds a thousand
     # results would have none left.
     assert _libc is not None
+    import fcntl  # noqa: PLC0415 - Windows has none
+
+    if hasattr(fcntl, "F_ADD_SEALS"):  # else who sent it could cut it off later, and to touch the mapping end us
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     if len(_mapped) >= _most_mapped():
         return _read(descriptor, size)
     address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, descriptor, 0)
@@ -204,7 +208,10 @@ def _read(descriptor: int, size: int) -> memoryview:
     content = memoryview(bytearray(size))
     done = 0
     while done < size:
-        done += os.preadv(descriptor, [content[done : done + (1 << 30)]], done)
+        count = os.preadv(descriptor, [content[done : done + (1 << 30)]], done)
+        if not count:
+            raise OSError(errno.EIO, "the file is not as long as it says")
+        done += count
     return content
 
 

@@ -18,14 +18,17 @@ import traceback
 import types
 import weakref
 from collections.abc import Callable, Sequence
-from operator import countOf
+from operator import countOf, itemgetter
+from time import perf_counter
 from typing import Any, Final, Protocol, TypeAlias
 
 from poolmagic import records, traces
-from poolmagic.describe import describe_value
-from poolmagic.errors import PayloadError, note_once
+from poolmagic.advice import origin, say
+from poolmagic.culprits import SECONDS, explain
+from poolmagic.errors import PayloadError, TaskCancelled, note_once
 from poolmagic.memory import LARGE, ONE_FILE, Payload, Retained, store
-from poolmagic.picklers import PROTOCOL, dumps, find_culprit, find_heavy
+from poolmagic.picklers import PROTOCOL, dumps, find_heavy, is_aimed_at_thread
+from poolmagic.retrying import Retrying
 
 __all__ = ["Broken", "Codec", "Direct", "Load", "Opened", "Pickled", "seal", "unseal", "weigh"]
 
@@ -51,7 +54,7 @@ class Codec(Protocol):
         ...
 
     def load_function(self, payload: Any) -> Callable[..., Any]:
-        """Return the function; runs the user's code."""
+        """Return the function; runs the user's code. Raises `PayloadError` for what that raises."""
         ...
 
     def pack_values(self, values: Sequence[Any], errors: Sequence[Any] = ()) -> tuple[Any, Broken]:
@@ -59,7 +62,7 @@ class Codec(Protocol):
         ...
 
     def open_values(self, payload: Any) -> Opened:
-        """Return what a payload holds; runs none of the user's code."""
+        """Return what a payload holds; runs none of the user's code. `Load` does, and raises `PayloadError`."""
         ...
 
     def pack_error(self, error: BaseException) -> Any:
@@ -132,6 +135,10 @@ def _entry(value: Any) -> Any:
     return (pickle.PickleBuffer(body), *buffers)
 
 
+def _size_of(entry: Any) -> int:
+    return sum(buffer.raw().nbytes for buffer in entry) if type(entry) is tuple else len(entry)
+
+
 def _load_entry(entry: Any) -> Any:
     """Return the value of an entry; runs the user's code."""
     if type(entry) is tuple:
@@ -139,55 +146,131 @@ def _load_entry(entry: Any) -> Any:
     return pickle.loads(entry)
 
 
+def _load_argument(entry: Any) -> Any:
+    """Return an argument from its entry, in a worker; raises `PayloadError` for what the user's code raises."""
+    try:
+        if type(entry) is tuple:  # not by `_load_entry`: a call more for each item
+            return pickle.loads(entry[0], buffers=entry[1:])
+        return pickle.loads(entry)
+    except BaseException as error:  # a `__setstate__` that exits fails its item, and ends no worker
+        raise _unloadable("argument", "in the worker", error) from error
+
+
+def _load_result(entry: Any) -> Any:
+    """Return a result from its entry, in the kernel; raises `PayloadError` for what the user's code raises."""
+    try:
+        if type(entry) is tuple:
+            return pickle.loads(entry[0], buffers=entry[1:])
+        return pickle.loads(entry)
+    except BaseException as error:  # see above; here it would end the user's cell, or his kernel
+        raise _unloadable("result", "in the kernel", error) from error
+
+
+def _unloadable(what: str, where: str, error: BaseException) -> PayloadError:
+    """Return what tells that something could not be loaded; raises `error` itself if it is not about that."""
+    if is_aimed_at_thread(error):
+        raise error
+    advice = ""
+    if isinstance(error, ImportError | AttributeError) and not origin(error):
+        advice = f"; its class or function must be importable {where}, too"
+    return PayloadError(f"the {what} cannot be unpickled {where}: {origin(error)}{say(error)}{advice}")
+
+
+def _unpackable(what: str, where: str, value: Any, error: BaseException, seconds: float) -> PayloadError:
+    """Return what tells that a value cannot be pickled, and why; looks for the culprit for so many seconds at most."""
+    text, culprit = explain(value, error, "" if what == "function" else what, seconds)
+    told = PayloadError(f"cannot send the {what} to {where}: {text}", culprit=culprit)
+    told.__cause__ = error
+    return told
+
+
 class Pickled:
     """The codec of workers that are processes. Its methods may run the user's pickling code, and no other of his.
 
     Args:
-        file_size: See `memory.store`; `KEPT_FILE` in a worker, whose results may be kept.
+        in_worker: It packs results and loads arguments, not the other way round. Its results may be kept for long, so
+            they are put into files of `KEPT_FILE` bytes.
     """
 
-    def __init__(self, file_size: int = ONE_FILE) -> None:
-        self._file_size = file_size
+    def __init__(self, in_worker: bool = False) -> None:
+        self._in_worker = in_worker
+        self._file_size = KEPT_FILE if in_worker else ONE_FILE
+        self._load = _load_argument if in_worker else _load_result
         self._retained = Retained()
 
     def pack_function(self, function: Callable[..., Any]) -> Sealed:
         """Return the pickled function with the sources of the cells that it was written in."""
         try:
             entry = _entry(function)
-        except Exception as error:
-            culprit = find_culprit(function)
-            what = culprit or getattr(function, "__name__", repr(function))
-            raise PayloadError(f"cannot send the function to the workers: {what}: {error}", culprit=culprit) from error
-        payload = seal((entry, traces.sources(function)), ONE_FILE, self._retained)
+        except BaseException as error:  # a `__reduce__` that exits is a function that cannot be sent
+            if is_aimed_at_thread(error):
+                raise
+            raise _unpackable("function", "the workers", function, error, SECONDS) from error
+        users = function.function if isinstance(function, Retrying) else function
+        payload = seal((entry, traces.sources(users)), ONE_FILE, self._retained)
         if weigh(payload) >= HEAVY:
-            _tell_of_weight(function)
+            _tell_of_weight(users)
         return payload
 
     def load_function(self, payload: Sealed) -> Callable[..., Any]:
         """Return the function, and let this process's tracebacks show the lines of its cells."""
         entry, cells = unseal(payload)
         traces.show_sources(cells)
-        loaded: Callable[..., Any] = _load_entry(entry)
+        try:
+            loaded: Callable[..., Any] = _load_entry(entry)
+        except BaseException as error:  # see `_load_argument`
+            raise _unloadable("function", "in the worker", error) from error
         return loaded
 
     def pack_values(self, values: Sequence[Any], errors: Sequence[bytes] = ()) -> tuple[Sealed, Broken]:
         """Return a list as one payload; broken values are left out of it and returned with their errors."""
         if _are_plain(values):
-            return seal((True, values, errors), self._file_size), {}
+            try:
+                return seal((True, values, errors), self._file_size), {}
+            except MemoryError:
+                values = list(values)  # and one by one, so that the largest fails alone
         broken: Broken = {}
         entries = []
+        seconds = SECONDS  # for all of them: a thousand broken ones must not take a thousand times as long
         for offset, value in enumerate(values):
             try:
                 entries.append(_entry(value))
-            except Exception as error:
-                broken[offset] = PayloadError(f"cannot pickle {describe_value(value)}: {error}")
+            except (
+                BaseException
+            ) as error:  # a `__reduce__` that exits fails its item, and ends neither worker nor kernel
+                # In a worker only a cancel is for the thread: the others come from the value, or belong to its item.
+                if isinstance(error, TaskCancelled) if self._in_worker else is_aimed_at_thread(error):
+                    raise
+                since = perf_counter()
+                broken[offset] = self._unsendable(value, error, seconds)
+                seconds = max(0.0, seconds - (perf_counter() - since))
                 entries.append(b"")
-        return seal((False, entries, errors), self._file_size), broken
+        return self._sealed(entries, errors, broken), broken
+
+    def _sealed(self, entries: list[Any], errors: Sequence[bytes], broken: Broken) -> Sealed:
+        """Return the payload of entries; those that there is no memory for, the largest first, become broken ones."""
+        while True:
+            try:
+                return seal((False, entries, errors), self._file_size)
+            except MemoryError as error:
+                offset, size = max(enumerate(map(_size_of, entries)), key=itemgetter(1), default=(0, 0))
+                if not size:
+                    raise
+                what, do = ("result", "return") if self._in_worker else ("argument", "pass")
+                text = f"the {what} is too large for the memory there is, {size / 1e6:,.0f} MB pickled; {do} a path"
+                broken[offset] = PayloadError(text)
+                broken[offset].__cause__ = error
+                entries[offset] = b""
+
+    def _unsendable(self, value: Any, error: BaseException, seconds: float) -> PayloadError:
+        if self._in_worker:
+            return _unpackable("result", "the kernel", value, error, seconds)
+        return _unpackable("argument", "a worker", value, error, seconds)
 
     def open_values(self, payload: Sealed) -> Opened:
         """Return the list; its entries are loaded one by one, so that one that cannot be fails alone."""
         plain, values, errors = unseal(payload)
-        return values, None if plain else _load_entry, errors
+        return values, None if plain else self._load, errors
 
     def pack_error(self, error: BaseException) -> bytes:
         """Return a record of plain data: the pickled exception, if it survives that, its frames and its text."""
@@ -195,7 +278,11 @@ class Pickled:
 
     def load_error(self, record: bytes) -> BaseException:
         """Return the original exception, or a `RemoteError` that tells of it."""
-        return records.restore(pickle.loads(record))
+        try:
+            return records.restore(pickle.loads(record))
+        except Exception as error:  # of the user's class, in some way that is not foreseen: still this item's alone
+            raised = f"{type(error).__name__}: {error}"
+            return PayloadError(f"the exception of the task cannot be unpickled in the kernel: {raised}")
 
 
 _weighed: Final[weakref.WeakSet[types.CodeType]] = weakref.WeakSet()

@@ -18,9 +18,10 @@ from typing import Any, Final
 
 import cloudpickle
 
+from poolmagic.errors import SoftTimeLimitExceeded, TaskCancelled
 from poolmagic.memory import is_shared
 
-__all__ = ["OUTSIDE", "PROTOCOL", "Pickler", "dumps", "find_culprit", "find_heavy"]
+__all__ = ["OUTSIDE", "PROTOCOL", "Pickler", "dumps", "find_heavy", "is_aimed_at_thread"]
 
 PROTOCOL: Final = 5
 OUTSIDE: Final = 1 << 17
@@ -80,14 +81,11 @@ def dumps(value: Any, buffers: list[pickle.PickleBuffer] | None = None, pickler:
     return stream.getvalue()
 
 
-def find_culprit(function: Any) -> str:
-    """Return the path to a variable of `function`, or of one it calls, that cannot be pickled; "" if none is found."""
-    for path, place, name, value in _captured(function):
-        try:
-            dumps(value)
-        except Exception:  # any failure to pickle is what we look for
-            return f"{path} -> {place} '{name}' ({type(value).__name__})"
-    return ""
+def is_aimed_at_thread(error: BaseException) -> bool:
+    """Whether an exception that came out of the user's pickling code was thrown into the thread, to stop it."""
+    greenlet = sys.modules.get("greenlet")
+    stops: tuple[type[BaseException], ...] = (KeyboardInterrupt, TaskCancelled, SoftTimeLimitExceeded)
+    return isinstance(error, stops if greenlet is None else (*stops, greenlet.GreenletExit))
 
 
 def find_heavy(function: Any, least: int) -> dict[tuple[str, str], int]:
@@ -113,7 +111,8 @@ def find_heavy(function: Any, least: int) -> dict[tuple[str, str], int]:
 def _captured(function: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, str, str, Any]]:
     """Yield (path of functions, place, name, value) of all variables that a function and those it calls capture."""
     seen = set() if seen is None else seen
-    function = getattr(function, "__func__", getattr(function, "func", function))
+    with suppress(Exception):  # a `__getattr__` of the user's that raises: this is no function
+        function = getattr(function, "__func__", getattr(function, "func", function))
     function = inspect.unwrap(function) if isinstance(function, _CACHED) else function
     if not isinstance(function, types.FunctionType) or id(function) in seen:
         return

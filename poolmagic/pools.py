@@ -15,29 +15,35 @@ from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, NoReturn, Self, Unpack
 
 import poolmagic
-from poolmagic.asking import Engine, Work, next_number
-from poolmagic.config import PoolConfig, RunOptions, RunOptionsDict, check_function, count_option
+from poolmagic.asking import Engine
+from poolmagic.config import PoolConfig, check_function, count_option
 from poolmagic.core import events as ev
 from poolmagic.crew import CrewState
 from poolmagic.current import cell_pool, choose, live_pools, register, set_session_pool
-from poolmagic.engine import CrewEngine, memory_of
+from poolmagic.engine import CrewEngine, picture
 from poolmagic.errors import UsageError
 from poolmagic.feed import Feed
 from poolmagic.futures import ResultIterator, TaskFuture
+from poolmagic.inbox import Work, next_number
 from poolmagic.inline import run_at_once
 from poolmagic.inputs import name_of, read
+from poolmagic.interrupts import hold
 from poolmagic.launcher import check_platform
+from poolmagic.nesting import fit
+from poolmagic.options import PoolOptionsDict, RunOptions, RunOptionsDict, TaskOptionsDict, divide
 from poolmagic.payload import Direct
+from poolmagic.retrying import Retrying
 from poolmagic.runs import Display, Run
 from poolmagic.snapshot import PoolSnapshot, RunSnapshot
 
 __all__ = ["Pool", "cell_pool", "live_pools", "set_session_pool"]
 
-_MAP_OPTIONS = ("on_error", "return_exceptions", "chunksize", "progress")
-_IMAP_OPTIONS = ("on_error", "return_exceptions", "chunksize", "buffersize")
+_TASK_OPTIONS = tuple(TaskOptionsDict.__annotations__)
+_MAP_OPTIONS = ("on_error", "return_exceptions", "chunksize", "progress", *_TASK_OPTIONS)
+_IMAP_OPTIONS = ("on_error", "return_exceptions", "chunksize", "buffersize", *_TASK_OPTIONS)
 _numbers = itertools.count(1)
 
 
@@ -51,17 +57,27 @@ class Pool:
     Args:
         kind: ``"prefork"`` (processes), ``"gevent"``, ``"eventlet"``, ``"threads"``, ``"asyncio"`` or ``"solo"``.
         concurrency: Tasks at once: processes or green threads, by kind. None: the number of usable CPUs.
-        workers: For gevent, eventlet and asyncio: worker processes that share the concurrency.
-        inner_threads: How many threads BLAS and OpenMP may use in a worker process. None: the CPUs divided by the
-            workers, but at least 1; what you have set in the environment, such as ``OMP_NUM_THREADS``, stays.
-        preload: The name of a module, or names of modules, that are imported before the first task. For prefork this
-            is done once for all workers; None finds out what your functions need, and ``[]`` preloads nothing.
         name: What the pool is called in tables; unique names are made up.
+        settings: All of these are optional. ``workers``: for gevent, eventlet and asyncio, worker processes that share
+            the concurrency. ``inner_threads``: how many threads BLAS and OpenMP may use in a worker process; if not
+            given, the CPUs divided by the workers, but at least 1, and what you have set in the environment, such as
+            ``OMP_NUM_THREADS``, stays. ``preload``: the name of a module, or names of modules, that are imported
+            before the first task, for prefork once for all workers; if not given, what your functions need, and
+            ``[]`` preloads nothing. ``autoscale=(most, fewest)``: tasks at once by need, instead of `concurrency`.
+            ``max_tasks_per_child``: tasks that a worker process runs before it is replaced.
+            ``max_memory_per_child``: bytes, or a text such as ``"2GB"``: a worker process that has taken more is
+            replaced after the task it runs; one that goes a quarter beyond is ended. ``memory_limit``: bytes that all
+            processes of the pool may take, 85 % of what the machine or the container has unless given; beyond
+            that nothing more is started. ``idle_timeout``: seconds after which idle workers end, 300 unless given.
+            And the options of a run that say how tasks are run, for all runs that say nothing else: ``time_limit``,
+            ``soft_time_limit``, ``retries``, ``retry_on``, ``retry_backoff``, ``retry_backoff_max``,
+            ``crash_retries``, ``rate_limit``; see `map`.
 
     Attributes:
         config: The settings.
         name: The name.
         last_run: The last run that failed or was interrupted; None if there is none.
+        is_closed: Whether the pool takes no more work.
 
     Raises:
         UsageError: A setting is not possible; nothing was started.
@@ -72,29 +88,24 @@ class Pool:
         kind: str = "prefork",
         concurrency: int | None = None,
         *,
-        workers: int | None = None,
-        inner_threads: int | None = None,
-        preload: str | Iterable[str] | None = None,
         name: str | None = None,
+        **settings: Unpack[PoolOptionsDict],
     ) -> None:
-        self.config = PoolConfig.make(kind, concurrency, workers, inner_threads, preload)
+        own, self._defaults = divide(settings)
+        fit_kind, fit_concurrency, fit_own = fit(kind, concurrency, own)
+        self.config = PoolConfig.make(fit_kind, fit_concurrency, **fit_own)
         check_platform(self.config)
         self.name = name or f"{self.config.kind.name}-{next(_numbers)}"
         self.last_run: Run | None = None
         self._lock = threading.Lock()
         self._engine: CrewEngine | None = None
         self._release: weakref.finalize[[], Pool] | None = None
-        self._closed = False
+        self.is_closed = False
         self._process = os.getpid()
         self._iterators: weakref.WeakSet[ResultIterator] = weakref.WeakSet()
-        self._twin = partial(
-            type(self),
-            kind,
-            concurrency,
-            workers=workers,
-            inner_threads=inner_threads,
-            preload=self.config.preload,
-        )
+        if settings.get("preload") is not None:
+            settings["preload"] = self.config.preload  # the user's may be an iterator, which can be read only once
+        self._twin = partial(type(self), kind, concurrency, **settings)
 
     # Mapping -------------------------------------------------------------------------------------------------------
 
@@ -109,7 +120,13 @@ class Pool:
             options: ``on_error="raise"`` (the default) stops at the first failure and raises it; ``"return"`` puts a
                 `Failure` in its place, ``"skip"`` leaves it out; ``return_exceptions=True`` puts the exception itself.
                 ``chunksize`` is the number of items in a batch, sized by time if it is not given. ``progress`` is
-                True, False or None (where a person looks on).
+                True, False or None (where a person looks on). ``time_limit`` and ``soft_time_limit`` are seconds from
+                each item's own start: beyond the first it is stopped and fails with `TimeLimitExceeded`, at the second
+                `SoftTimeLimitExceeded` is raised in it. ``retries`` is how often an item is tried again that fails
+                with one of ``retry_on`` (any unless given), after waits of random length that grow from
+                ``retry_backoff`` (1.0) to ``retry_backoff_max`` (600) seconds. ``crash_retries`` is how often an item
+                is run again whose worker died, once unless given. ``rate_limit`` is how many items may start, per
+                second or as ``"100/m"``.
 
         Raises:
             UsageError: The call cannot work; nothing was started.
@@ -161,7 +178,7 @@ class Pool:
             UsageError: The pool is closed, or the function is not one for this kind.
             PayloadError: The function or an argument cannot be pickled.
         """
-        engine, work = self._prepare(f, 2, RunOptions())
+        engine, work = self._prepare(f, 2, self._defaults)
         feed = Feed(iter([(args, kwargs)]), 1, Direct() if engine is None else engine.codec)
         if engine is None:
             return run_at_once(work, (args, kwargs))
@@ -169,7 +186,7 @@ class Pool:
         for error in pulled.broken.values():
             raise error
         future = TaskFuture(next_number(), engine, work, feed, self)
-        engine.add(future, ev.RunAdded(future.id, ((0, 1),), (), True, 1, False, None))
+        engine.add(future, ev.RunAdded(future.id, ((0, 1),), (), True, 1, False, None, work.policy))
         return future
 
     def start(self, f: Callable[..., Any], /, *iterables: Iterable[Any], **options: Unpack[RunOptionsDict]) -> Run:
@@ -187,11 +204,11 @@ class Pool:
             UsageError: The call cannot work; nothing was started.
         """
         run = self._make_run(f, read(iterables), 0 if len(iterables) == 1 else 1, options)
-        if self.config.kind.start == "inline":
-            run._drive(None)
+        if run.is_inline:
+            run.drive(None)
         else:
             run.begin()
-            drive = partial(run._drive, None, begun=True)
+            drive = partial(run.drive, None, begun=True)
             threading.Thread(target=drive, name=f"poolmagic-run-{run.id}", daemon=True).start()
         return run
 
@@ -231,20 +248,7 @@ class Pool:
         with self._lock:
             engine = self._engine
         state = CrewState("new", (), 0, 0, 0) if engine is None else engine.state()
-        phase = "closed" if self._closed and state.phase in ("new", "closed") else state.phase
-        return PoolSnapshot(
-            name=self.name,
-            kind=self.config.kind.name,
-            state="closing" if phase == "terminating" else phase,
-            concurrency=self.config.concurrency,
-            workers=state.workers,
-            slots=sum(worker.slots for worker in state.workers),
-            busy=sum(worker.busy for worker in state.workers),
-            done=state.done,
-            failed=state.failed,
-            runs=state.runs,
-            memory=sum(memory_of(worker.pid) for worker in state.workers) if self.config.kind.start != "local" else 0,
-        )
+        return picture(self.name, self.config, state, self.is_closed)
 
     def close(self) -> None:
         """Take no more work, finish what there is, then stop the workers; does not block. Twice equals once."""
@@ -256,7 +260,7 @@ class Pool:
 
     def _stop(self, event: ev.Event) -> None:
         with self._lock:
-            self._closed = True
+            self.is_closed = True
             if self._release is not None:
                 self._release.detach()
             if self._engine is not None:
@@ -269,7 +273,7 @@ class Pool:
             UsageError: The pool is not closed.
             TimeoutError: Workers are left.
         """
-        if not self._closed:
+        if not self.is_closed:
             raise UsageError("join() waits for the end of a closed pool: call close() or terminate() first")
         if self._engine is not None and not self._engine.join(timeout):
             raise TimeoutError(f"workers of {self.name} are still there after {timeout} s")
@@ -294,21 +298,30 @@ class Pool:
         self.join()
 
     def __repr__(self) -> str:
-        return f"<Pool {self.name}: {self.config}{', closed' if self._closed else ''}>"
+        return f"<Pool {self.name}: {self.config}{', closed' if self.is_closed else ''}>"
+
+    def __reduce__(self) -> NoReturn:
+        text = (
+            f"the pool {self.name} cannot be sent to a worker: make a pool in the task, or use `poolmagic.pool` there"
+        )
+        raise TypeError(text)
 
     # Within the package --------------------------------------------------------------------------------------------
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether the pool takes no more work."""
-        return self._closed
+    def sever(self) -> None:
+        """Be closed, in a process forked off the one that has the workers; have nothing to do with them any more."""
+        self._lock = threading.Lock()
+        self.is_closed = True
+        self._engine = None
+        if self._release is not None:
+            self._release.detach()
 
     def _lease(self) -> CrewEngine:
         """Return the engine, and get a crew for it first if there is none."""
         if self._process != os.getpid():
             raise UsageError(f"{self.name} belongs to the process that made it: make a new Pool in this one")
-        with self._lock:
-            if self._closed:
+        with hold(), self._lock:
+            if self.is_closed:
                 raise UsageError(f"{self.name} is closed: make a new Pool")
             if self._engine is None:
                 self._engine = CrewEngine.lease(self.config)
@@ -317,32 +330,38 @@ class Pool:
                 register(self)
             return self._engine
 
-    def _prepare(self, f: Callable[..., Any], stars: int, options: RunOptions) -> tuple[CrewEngine | None, Work]:
-        """Check and pack a function; the engine is None on solo."""
-        check_function(self.config.kind, f)
+    def _own_engine(self) -> CrewEngine | None:
+        """Return the engine; None where the calling thread runs the tasks: on solo, and in a slot of this very pool."""
         if self.config.kind.start == "inline":
-            if self._closed:
+            if self.is_closed:
                 raise UsageError(f"{self.name} is closed: make a new Pool")
-            return None, Work(f, stars, options)
+            return None
         engine = self._lease()
-        payload = engine.codec.pack_function(f)
+        return None if engine.is_inside() else engine
+
+    def _prepare(self, f: Callable[..., Any], stars: int, options: RunOptions) -> tuple[CrewEngine | None, Work]:
+        """Check and pack a function; see `_own_engine`."""
+        check_function(self.config.kind, f)
+        engine = self._own_engine()
+        if engine is None:
+            return None, Work(f, stars, options)
+        payload = engine.codec.pack_function(Retrying(f, options.retry_on) if options.retries else f)
         engine.prepare(payload)
         return engine, Work(payload, stars, options)
 
     def _work_again(self, work: Work, f: Callable[..., Any] | None) -> tuple[Engine | None, Work]:
         """Return what a resumed run needs: the same function or a repaired one."""
         if f is None:
-            if self.config.kind.start == "inline":
-                return None, work
-            engine = self._lease()
-            engine.prepare(work.payload)
+            engine = self._own_engine()
+            if engine is not None:
+                engine.prepare(work.payload)
             return engine, work
         return self._prepare(f, work.stars, work.options)
 
     def _make_run(
         self, f: Callable[..., Any], source: tuple[Iterator[Any] | range, int | None], stars: int, given: RunOptionsDict
     ) -> Run:
-        options = RunOptions.make(dict(given), _MAP_OPTIONS)
+        options = RunOptions.make(given, _MAP_OPTIONS, self._defaults)
         engine, work = self._prepare(f, stars, options)
         feed = Feed(*source, Direct() if engine is None else engine.codec)
         return Run(self, engine, work, feed, name_of(f))
@@ -352,7 +371,7 @@ class Pool:
     ) -> list[Any]:
         __tracebackhide__ = True
         run = self._make_run(f, source, stars, given)
-        run._drive(self._open_display(given.get("progress")))
+        run.drive(self._open_display(given.get("progress")))
         return run.result()
 
     def _open_display(self, progress: bool | None) -> Callable[[RunSnapshot], Display] | None:
@@ -368,7 +387,7 @@ class Pool:
         ordered: bool,
         with_index: bool,
     ) -> ResultIterator:
-        options = RunOptions.make(dict(given), _IMAP_OPTIONS)
+        options = RunOptions.make(given, _IMAP_OPTIONS, self._defaults)
         source = read(iterables)
         engine, work = self._prepare(f, 0 if len(iterables) == 1 else 1, options)
         feed = Feed(*source, Direct() if engine is None else engine.codec)

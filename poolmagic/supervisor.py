@@ -27,6 +27,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any, Final
 
+from poolmagic.appetite import Limits
 from poolmagic.channel import Channel
 from poolmagic.core import events as ev
 from poolmagic.core.state import PoolState
@@ -83,7 +84,9 @@ class Supervisor:
 
     # Loop thread ---------------------------------------------------------------------------------------------------
 
-    def lease(self, key: Hashable, make_state: Callable[[], PoolState], make_launcher: MakeLauncher) -> Crew:
+    def lease(
+        self, key: Hashable, make_state: Callable[[], PoolState], make_launcher: MakeLauncher, limits: Limits
+    ) -> Crew:
         """Return a crew: a warm one that a dropped pool with the same key left behind, or a new one."""
         parked = self._parked.get(key, [])
         while parked:
@@ -91,7 +94,7 @@ class Supervisor:
             if crew.is_reusable:
                 return crew
             crew.handle(ev.Close())
-        crew = Crew(make_state(), make_launcher, self, key)
+        crew = Crew(make_state(), make_launcher, self, key, limits)
         self._crews = {one for one in self._crews if not one.finished.is_set()} | {crew}
         return crew
 

@@ -93,8 +93,7 @@ def sources(function: Any, limit: int = 1 << 20) -> dict[str, str]:
     todo = [function]
     while todo and limit > 0:
         one = todo.pop()
-        one = getattr(one, "__func__", getattr(one, "func", one))
-        one = getattr(one, "__wrapped__", one)
+        one = _unwrapped(one)
         if not isinstance(one, types.FunctionType) or id(one) in seen:
             continue
         seen.add(id(one))
@@ -110,6 +109,15 @@ def sources(function: Any, limit: int = 1 << 20) -> dict[str, str]:
             except ValueError:  # the variable has no value yet
                 continue
     return found
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return the function that a method, a partial or a decorated function leads to."""
+    try:
+        value = getattr(value, "__func__", getattr(value, "func", value))
+        return getattr(value, "__wrapped__", value)
+    except Exception:  # a `__getattr__` of the user's that raises: whatever this is, it is no function
+        return None
 
 
 def show_sources(found: dict[str, str]) -> None:

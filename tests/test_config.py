@@ -10,20 +10,23 @@ from typing import Any
 
 import pytest
 
-from poolmagic import config, errors
+from poolmagic import cgroups, config, errors
 from poolmagic.board import Board
 from poolmagic.config import (
     ALIASES,
     KINDS,
     MAX_SLOTS,
     PoolConfig,
-    RunOptions,
     check_function,
     find_kind,
     is_coroutine_function,
     usable_cpus,
 )
 from poolmagic.errors import UsageError
+
+
+def make(kind: Any = "prefork", concurrency: Any = None, workers: Any = None) -> PoolConfig:
+    return PoolConfig.make(kind, concurrency, workers=workers)
 
 
 @pytest.fixture(autouse=True)
@@ -83,10 +86,10 @@ def test_an_unknown_kind_is_refused_with_all_that_are_known(name: object) -> Non
 @pytest.mark.usefixtures("cpus")
 def test_settings_are_filled_in(given: tuple[Any, ...], concurrency: int, workers: int, text: str) -> None:
     """Without `-c` there is a task for each CPU, whatever the kind; solo has one."""
-    made = PoolConfig.make(*given)
+    made = make(*given)
     assert (concurrency, workers, text) == (made.concurrency, made.workers, str(made))
-    assert made == PoolConfig.make(*given)
-    assert hash(made) == hash(PoolConfig.make(*given))
+    assert made == make(*given)
+    assert hash(made) == hash(make(*given))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,7 @@ def test_settings_are_filled_in(given: tuple[Any, ...], concurrency: int, worker
 def test_wrong_settings_are_refused_in_one_line(given: tuple[Any, ...], text: str) -> None:
     """The value is named, and what is allowed."""
     with pytest.raises(UsageError, match="^" + text) as caught:
-        PoolConfig.make(*given)
+        make(*given)
     assert "\n" not in str(caught.value)
 
 
@@ -166,7 +169,7 @@ def test_wrong_settings_of_workers_are_refused_in_one_line(name: str, option: di
 )
 def test_slots_are_split_evenly(given: tuple[Any, ...], slots: list[int]) -> None:
     """All of the concurrency is there, and no worker has two more than another."""
-    made = PoolConfig.make(*given)
+    made = make(*given)
     assert slots == [made.slots_of(seat) for seat in range(made.workers)]
 
 
@@ -226,67 +229,19 @@ def test_cpus_are_what_the_container_gives(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(config, "Path", lambda text: tmp_path / text.lstrip("/"))
+    monkeypatch.setattr(cgroups, "Path", lambda text: tmp_path / text.lstrip("/"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert expected == usable_cpus()
 
 
 def test_without_affinity_the_machine_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is none on macOS, and there are no quotas either."""
-    monkeypatch.setattr(config, "Path", lambda text: tmp_path / text.lstrip("/"))
+    monkeypatch.setattr(cgroups, "Path", lambda text: tmp_path / text.lstrip("/"))
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
     assert 5 == usable_cpus()
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert 1 == usable_cpus()
-
-
-# Runs --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("given", "fail_fast"),
-    [
-        ({}, True),
-        ({"on_error": "raise"}, True),
-        ({"on_error": "return"}, False),
-        ({"on_error": "skip", "chunksize": 3, "progress": False}, False),
-        ({"return_exceptions": True}, False),
-        ({"buffersize": 1, "chunksize": None, "progress": None}, True),
-    ],
-)
-def test_options_are_taken(given: dict[str, Any], fail_fast: bool) -> None:
-    """The first failure ends a run that raises it, and no other."""
-    options = RunOptions.make(given)
-    assert given == {name: getattr(options, name) for name in given}
-    assert fail_fast is options.fail_fast
-
-
-@pytest.mark.parametrize(
-    ("given", "text"),
-    [
-        ({"chunk_size": 3}, "unknown option 'chunk_size'; use one of on_error, return_exceptions, chunksize, "),
-        ({"on_error": "ignore"}, "on_error='ignore': use 'raise', 'return' or 'skip'"),
-        ({"on_error": None}, "on_error=None: use"),
-        ({"chunksize": 0}, "chunksize=0: use a whole number of at least 1"),
-        ({"buffersize": 1.5}, "buffersize=1.5: use a whole number"),
-        ({"progress": "yes"}, "progress='yes': use True or False"),
-        ({"return_exceptions": 2}, "return_exceptions=2: use True or False"),
-        ({"return_exceptions": True, "on_error": "skip"}, "return_exceptions=True says the same as on_error: use one"),
-    ],
-)
-def test_wrong_options_are_refused_in_one_line(given: dict[str, Any], text: str) -> None:
-    """Before anything is started."""
-    with pytest.raises(UsageError, match="^" + text) as caught:
-        RunOptions.make(given)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_call_takes_only_its_own_options() -> None:
-    """`imap` has no progress bar, and `map` no buffer."""
-    assert 3 == RunOptions.make({"chunksize": 3}, ("chunksize", "on_error")).chunksize
-    with pytest.raises(UsageError, match="unknown option 'progress'; use one of chunksize, on_error"):
-        RunOptions.make({"progress": True}, ("chunksize", "on_error"))
 
 
 # Functions ---------------------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_every_spelling_of_celery_means_the_same(line: str) -> None:
 def test_all_options_of_a_cell() -> None:
     """Each option has a short and a long form; quotes hold a name together."""
     short = parse_pool_line("asyncio -c 8 -w 2 -n 'my pool' -q -o rows")
-    assert short == PoolLine("asyncio", 8, 2, "my pool", quiet=True, out="rows")
+    assert short == PoolLine("asyncio", 8, {"workers": 2}, "my pool", quiet=True, out="rows")
     assert short == parse_pool_line("asyncio --concurrency 8 --workers 2 --name='my pool' --quiet --out rows")
 
 
@@ -102,13 +102,26 @@ def test_all_options_of_a_cell() -> None:
 def test_modules_are_named_with_commas(line: str, modules: tuple[str, ...]) -> None:
     """Nothing means none."""
     options = parse_pool_line(line)
-    assert options.preload == modules == options.config().preload
+    assert options.settings["preload"] == modules == options.config()[0].preload
 
 
 def test_inner_threads_is_a_number() -> None:
     """As every count."""
-    assert parse_pool_line("prefork -c 2 --inner-threads 3").config() == PoolConfig.make("prefork", 2, inner_threads=3)
-    assert parse_pmap_line("--inner-threads 3 x in xs").options.inner_threads == 3
+    config, _ = parse_pool_line("prefork -c 2 --inner-threads 3").config()
+    assert config == PoolConfig.make("prefork", 2, inner_threads=3)
+    assert parse_pmap_line("--inner-threads 3 x in xs").options.settings == {"inner_threads": 3}
+
+
+def test_limits_are_spelled_as_for_a_celery_worker() -> None:
+    """Those of the pool, and those of its runs."""
+    line = "--max-tasks-per-child 100 --max-memory-per-child 2GB --memory-limit 8GB --idle-timeout 5"
+    config, _ = parse_pool_line(f"prefork --autoscale 8,2 {line}").config()
+    assert (config.concurrency, config.least, config.max_tasks_per_child) == (8, 2, 100)
+    assert (config.max_memory_per_child, config.memory_limit, config.idle_timeout) == (2 << 30, 8 << 30, 5.0)
+    line = "--time-limit 5 --soft-time-limit 2.5 --retries 2 --crash-retries 0 --rate-limit 120/m"
+    _, options = parse_pool_line(f"gevent -c 4 {line}").config()
+    assert (options.time_limit, options.soft_time_limit, options.rate_limit) == (5.0, 2.5, 2.0)
+    assert (options.retries, options.crash_retries) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +131,12 @@ def test_inner_threads_is_a_number() -> None:
         ("threads --inner-threads 2", ["inner_threads=2", "kernel"]),
         ("solo --preload json", ["preload=", "kernel"]),
         ("--preload a-b", ["'a-b'", "not the name of a module"]),
+        ("threads --max-tasks-per-child 3", ["max_tasks_per_child=3", "kernel"]),
+        ("prefork --autoscale 2,8", ["autoscale='2,8'", "the most and the fewest"]),
+        ("prefork -c 2 --autoscale 8,2", ["autoscale='8,2'", "concurrency=2"]),
+        ("prefork --time-limit soon", ["'soon'", "seconds"]),
+        ("prefork --rate-limit 5/d", ["rate_limit='5/d'", "100/m"]),
+        ("prefork --memory-limit much", ["memory_limit='much'", "2GB"]),
         ("gevnt", ["'gevnt'", "gevent", "prefork"]),
         ("gevent -c many", ["'many'", "whole number"]),
         ("gevent -c 0", ["'0'", "at least 1"]),
@@ -595,7 +614,7 @@ def test_tab_in_the_shell(shell: Any) -> None:
             return [completion.text for completion in shell.Completer.completions(text, len(text))]
 
     assert tab("%%pool ge") == ["gevent"]
-    assert tab("%pool --c") == ["--concurrency"]
+    assert tab("%pool --co") == ["--concurrency"]
     assert tab("%%pool --pool=ev") == ["eventlet"]
     assert "range" in tab("%%pmap x in ran")
     assert "gevent" not in tab("%%pool gevent\nge")

@@ -14,11 +14,12 @@ import keyword
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Final, NoReturn
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NoReturn, cast
 
 from poolmagic.config import ALIASES, KINDS, PoolConfig
 from poolmagic.errors import UsageError
+from poolmagic.options import PoolOptionsDict, RunOptions, divide
 
 __all__ = [
     "OPTIONS",
@@ -38,6 +39,16 @@ OPTIONS: Final[dict[str, tuple[str, str | None, str]]] = {
     "workers": ("-w", "N", "processes of a green or asyncio pool; default: 1"),
     "inner-threads": ("", "N", "threads of BLAS and OpenMP in each process; default: the CPUs shared out"),
     "preload": ("", "MODULES", "modules to import before the first task, with commas; default: what the tasks need"),
+    "autoscale": ("", "MOST,FEWEST", "tasks at once by need, instead of -c"),
+    "time-limit": ("", "SECONDS", "how long a task may take before it is stopped"),
+    "soft-time-limit": ("", "SECONDS", "how long it may take before SoftTimeLimitExceeded is raised in it"),
+    "retries": ("", "COUNT", "how often a task is tried again that fails"),
+    "crash-retries": ("", "COUNT", "how often a task is tried again whose worker died; default: 1"),
+    "rate-limit": ("", "RATE", "tasks that may start, such as 100/m"),
+    "max-tasks-per-child": ("", "N", "tasks that a process runs before it is replaced"),
+    "max-memory-per-child": ("", "SIZE", "memory of a process from which on it is replaced, such as 2GB"),
+    "memory-limit": ("", "SIZE", "memory that all processes may take; default: 85 % of what there is"),
+    "idle-timeout": ("", "SECONDS", "how long idle processes wait for the next run; default: 300"),
     "name": ("-n", "NAME", "a name of your own, to use this pool again"),
     "quiet": ("-q", None, "no progress bar"),
     "out": ("-o", "VAR", "keep the value of the cell's last expression in this variable"),
@@ -60,32 +71,28 @@ class PoolLine:
     Attributes:
         kind: The name or alias of a kind.
         concurrency: Tasks at once.
-        workers: Worker processes.
+        settings: The other settings of the pool, as `Pool` takes them.
         name: The pool's name.
         quiet: Show no progress.
         out: The variable that takes the cell's last value.
-        inner_threads: Threads of BLAS and OpenMP in each process.
-        preload: Modules to import before the first task.
     """
 
     kind: str | None = None
     concurrency: int | None = None
-    workers: int | None = None
+    settings: PoolOptionsDict = field(default_factory=PoolOptionsDict)
     name: str | None = None
     quiet: bool = False
     out: str | None = None
-    inner_threads: int | None = None
-    preload: tuple[str, ...] | None = None
 
     @property
     def has_settings(self) -> bool:
         """Whether the line describes a pool, and not only a name or how to show its work."""
-        given = (self.kind, self.concurrency, self.workers, self.inner_threads, self.preload)
-        return any(setting is not None for setting in given)
+        return self.kind is not None or self.concurrency is not None or bool(self.settings)
 
-    def config(self) -> PoolConfig:
-        """Return the settings of the pool; raises `UsageError`."""
-        return PoolConfig.make(self.kind or "prefork", self.concurrency, self.workers, self.inner_threads, self.preload)
+    def config(self) -> tuple[PoolConfig, RunOptions]:
+        """Return the settings of the pool, and the options of its runs; raises `UsageError`."""
+        own, options = divide(self.settings)
+        return PoolConfig.make(self.kind or "prefork", self.concurrency, **own), options
 
 
 @dataclass(frozen=True)
@@ -137,8 +144,21 @@ def _number(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    return 0 if text == "0" else _number(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: use a number of seconds") from None
+
+
 _TYPES: Final[dict[str, Callable[[str], Any]]] = {
     "N": _number,
+    "COUNT": _count,
+    "SECONDS": _seconds,
     "MODULES": lambda text: tuple(filter(None, (name.strip() for name in text.split(",")))),
 }
 
@@ -183,15 +203,10 @@ def parse_pool_line(line: str, magic: str = "%%pool") -> PoolLine:
     out = getattr(given, "out", None)
     if out is not None:
         check_variable("-o", out)
+    names = PoolOptionsDict.__annotations__
+    settings = {name: value for name, value in vars(given).items() if name in names and value is not None}
     options = PoolLine(
-        kind or given.pool,
-        given.concurrency,
-        given.workers,
-        given.name,
-        given.quiet,
-        out,
-        given.inner_threads,
-        given.preload,
+        kind or given.pool, given.concurrency, cast("PoolOptionsDict", settings), given.name, given.quiet, out
     )
     if options.has_settings:
         options.config()

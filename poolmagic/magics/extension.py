@@ -18,7 +18,7 @@ from IPython.core.magic import no_var_expand
 
 import poolmagic
 from poolmagic import progress
-from poolmagic.config import PoolConfig, is_coroutine_function
+from poolmagic.config import is_coroutine_function
 from poolmagic.errors import UsageError, note_once
 from poolmagic.magics.arguments import PoolLine, Verb, parse_pmap_line, parse_pool_line, parse_verb
 from poolmagic.magics.cells import PMAP, POOL, TASK, CellRewriter, transform_first_line
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from IPython.core.interactiveshell import InteractiveShell
 
+    from poolmagic.config import PoolConfig
+    from poolmagic.options import RunOptions
     from poolmagic.pools import Pool
 
 __all__ = ["Extension"]
@@ -68,7 +70,7 @@ class Extension:
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell: Any = shell  # IPython's own annotations do not survive strict checking
-        self._pools: dict[PoolConfig | str, tuple[PoolConfig, Pool]] = {}
+        self._pools: dict[tuple[PoolConfig, RunOptions] | str, tuple[tuple[PoolConfig, RunOptions], Pool]] = {}
         self._cells: list[ExitStack] = []
         self._session = ExitStack()
         self._rewriter = CellRewriter()
@@ -121,13 +123,9 @@ class Extension:
     def pool(self, line: str, cell: str | None = None) -> Any:
         """Choose the pool that `pool` means, for one cell or for all that follow.
 
-        For one cell (the first line of it):
+        For one cell, in its first line, or for all later cells:
 
             %%pool gevent -c 200
-            pages = pool.map(fetch, urls)
-
-        For all later cells:
-
             %pool prefork -c 4
 
         Kinds of pool:
@@ -143,8 +141,10 @@ class Extension:
 
             -c, --concurrency N  tasks at once; without it the number of CPUs
             -w, --workers N      processes that share them (gevent, eventlet, asyncio)
-            --inner-threads N    threads of BLAS and OpenMP in each process; without it the CPUs are shared out
-            --preload A,B        modules to import before the first task; without it those that the tasks need
+            --autoscale 8,2      tasks at once by need, at most 8 and at least 2, instead of -c
+            --time-limit S, --soft-time-limit S, --rate-limit 100/m, --retries N, --crash-retries N
+            --max-tasks-per-child N, --max-memory-per-child 2GB, --memory-limit 12GB, --idle-timeout S
+            --inner-threads N, --preload A,B
             -n, --name NAME      a name of your own, to use the same pool again
             -q, --quiet          no progress bar
             -o, --out VAR        keep the value of the cell's last expression in VAR (%%pool only)
@@ -152,7 +152,7 @@ class Extension:
 
         The same line again finds the same pool, still warm. To look after pools:
 
-            %pool                  a table of those that are alive
+            %pool                  a table
             %pool stop [NAME]      end it, or all of them, and what they run
             %pool restart [NAME]   new workers, which see your changed modules
             %pool grow N [NAME]    more processes or green threads for the current pool, or for that one
@@ -291,14 +291,8 @@ class Extension:
             if known == config and pool.snapshot().state not in _OVER:
                 return pool
             pool.close()
-        pool = poolmagic.Pool(
-            config.kind.name,
-            config.concurrency,
-            workers=config.workers if config.kind.is_green else None,
-            inner_threads=config.inner_threads,
-            preload=config.preload,
-            name=options.name,
-        )
+        kind = options.kind or "prefork"
+        pool = poolmagic.Pool(kind, options.concurrency, name=options.name, **options.settings)
         self._pools[key] = config, pool
         return pool
 

@@ -5,25 +5,34 @@
 #   PYTEST_ARGS  more words for pytest: make test PYTEST_ARGS="-k imap -x"
 #   BENCH_VENV   where the environment of the benchmarks is, with libraries that nothing else here needs
 #   BENCH_ARGS   more words for the benchmarks: make bench BENCH_ARGS="--rounds 5"
+#   SECONDS      how long the storm lasts: make chaos SECONDS=600
+#   SEED         of the storm, to have the same again; any if it is not given
+#   CHAOS_ARGS   more words for the storm: make chaos CHAOS_ARGS="--kinds prefork gevent"
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 BENCH_VENV ?= .venv-bench
 BENCH_ARGS ?=
+SECONDS ?= 60
+SEED ?=
+CHAOS_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test bench docs lint format types layers clean help
+.PHONY: demo test chaos bench docs lint format types layers clean help
 
 demo: $(VENV)/.core ## fetch and parse Python's own standard library with every pool (under a minute)
 	$(BIN)/poolmagic demo
 
 test: $(VENV)/.test ## run the tests (within ten minutes)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+chaos: $(VENV)/.test ## kill, stop and interrupt pools at work for SECONDS, and look what is lost or left behind
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
 bench: ## measure poolmagic and its peers, and write docs/benchmarks.md (a quarter of an hour)
 	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) $(BENCH_VENV)/.bench

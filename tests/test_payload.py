@@ -12,16 +12,19 @@ import sys
 import textwrap
 import threading
 import traceback
+import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
+from poolmagic import payload
 from poolmagic.describe import describe_value
 from poolmagic.errors import PayloadError, RemoteError
 from poolmagic.payload import Direct, Pickled
-from poolmagic.picklers import find_culprit
+from poolmagic.retrying import Retrying
 
 ROOT = Path(__file__).parent.parent
 WORKER = """
@@ -249,38 +252,11 @@ def test_the_worker_shows_the_lines_of_cells(notebook: Notebook) -> None:
 def test_a_function_that_cannot_be_pickled_names_the_variable(notebook: Notebook) -> None:
     """Through as many functions as it takes, and as an attribute of the error too."""
     notebook.cell("import threading\nlock = threading.Lock()\ndef inner(x): return lock, x\ndef f(x): return inner(x)")
-    with pytest.raises(PayloadError, match=r"f -> inner -> global 'lock' \(lock\): cannot pickle") as caught:
+    with pytest.raises(PayloadError, match="f -> inner -> global 'lock': cannot pickle") as caught:
         Pickled().pack_function(notebook["f"])
-    assert "f -> inner -> global 'lock' (lock)" == caught.value.culprit
-
-
-def test_find_culprit_looks_into_closures_methods_and_partials() -> None:
-    """Wherever a function may have it from."""
-    lock = threading.Lock()
-
-    def inside() -> object:
-        return lock
-
-    class Holder:
-        def method(self) -> object:
-            return inside()
-
-    assert "inside -> closure 'lock' (lock)" == find_culprit(inside)
-    assert "method -> inside -> closure 'lock' (lock)" == find_culprit(Holder().method)
-    assert "inside -> closure 'lock' (lock)" == find_culprit(functools.partial(inside))
-    assert "" == find_culprit(len)
-    assert "" == find_culprit(describe_value)
-
-
-def test_find_culprit_copes_with_circles_and_with_variables_that_have_no_value_yet() -> None:
-    """It explains an error, so it must not be one."""
-
-    def circle() -> object:
-        return circle if later else None
-
-    assert "" == find_culprit(circle)
-    later = 1
-    assert "" == find_culprit(circle)
+    assert "f -> inner -> global 'lock'" == caught.value.culprit
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(caught.value), caught.value.culprit) == (str(again), again.culprit)
 
 
 def test_a_function_with_a_variable_that_has_no_value_yet_still_gets_its_error() -> None:
@@ -289,7 +265,7 @@ def test_a_function_with_a_variable_that_has_no_value_yet_still_gets_its_error()
     def f(lock: object = threading.Lock()) -> object:
         return later
 
-    with pytest.raises(PayloadError, match="cannot send the function to the workers: f: cannot pickle"):
+    with pytest.raises(PayloadError, match="cannot send the function to the workers: f -> default of 'lock': cannot"):
         Pickled().pack_function(f)
     later = None
 
@@ -303,6 +279,10 @@ class Stubborn:
     def __reduce__(self) -> Any:
         if self.when == "pickle":
             raise RuntimeError("not me")
+        if self.when == "exit":
+            sys.exit(3)
+        if self.when == "interrupt":
+            raise KeyboardInterrupt
         return _refuse, (self.when,)
 
     def __repr__(self) -> str:
@@ -310,6 +290,12 @@ class Stubborn:
 
 
 def _refuse(when: str) -> Any:
+    if when == "arrival with an exit":
+        sys.exit(3)
+    if when == "arrival with an interrupt":
+        raise KeyboardInterrupt
+    if when == "arrival with an end":
+        raise StopIteration
     raise LookupError(f"not at {when}")
 
 
@@ -318,7 +304,10 @@ def test_a_value_that_cannot_be_pickled_fails_alone() -> None:
     codec = Pickled()
     packed, broken = codec.pack_values(["a", Stubborn("pickle"), ["b"]])
     assert [1] == list(broken)
-    assert "cannot pickle Stubborn('pickle'): not me" == str(broken[1])
+    assert "cannot send the argument to a worker: argument (Stubborn): RuntimeError: not me" == str(broken[1])
+    assert isinstance(broken[1], PayloadError)
+    assert "argument" == broken[1].culprit
+    assert isinstance(broken[1].__cause__, RuntimeError)
     entries, load, _ = codec.open_values(packed)
     assert load is not None
     assert ["a", ["b"]] == [load(entries[0]), load(entries[2])]
@@ -332,8 +321,123 @@ def test_a_value_that_cannot_be_unpickled_fails_alone() -> None:
     entries, load, _ = codec.open_values(packed)
     assert load is not None
     assert [["a"], ["b"]] == [load(entries[0]), load(entries[2])]
-    with pytest.raises(LookupError, match="not at arrival"):
+    with pytest.raises(
+        PayloadError, match="cannot be unpickled in the kernel: _refuse raised LookupError: not"
+    ) as caught:
         load(entries[1])
+    assert isinstance(caught.value.__cause__, LookupError)
+
+
+@pytest.mark.parametrize("in_worker", [False, True])
+def test_pickling_code_that_exits_is_a_broken_value(in_worker: bool) -> None:
+    """Not the end of the thread that packs, or loads; nor does one that ends an iterator end the list."""
+    codec = Pickled(in_worker)
+    assert [0] == list(codec.pack_values([Stubborn("exit"), []])[1])
+    packed, _ = codec.pack_values([Stubborn("arrival with an exit"), Stubborn("arrival with an end")])
+    entries, load, _ = codec.open_values(packed)
+    assert load is not None
+    where = (
+        "in the worker: _refuse raised SystemExit: 3" if in_worker else "in the kernel: _refuse raised SystemExit: 3"
+    )
+    with pytest.raises(PayloadError, match=where):
+        load(entries[0])
+    with pytest.raises(PayloadError, match="_refuse raised StopIteration"):
+        load(entries[1])
+
+
+def test_a_function_that_exits_when_it_is_packed_or_loaded_cannot_be_sent() -> None:
+    """As with values."""
+    codec = Pickled()
+    exits, arrives = Stubborn("exit"), Stubborn("arrival with an exit")
+    with pytest.raises(PayloadError, match=r"<lambda> -> closure 'exits' \(Stubborn\): SystemExit: 3"):
+        codec.pack_function(lambda: exits)
+    payload = codec.pack_function(lambda: arrives)
+    with pytest.raises(PayloadError, match="the function cannot be unpickled in the worker: _refuse raised SystemExit"):
+        codec.load_function(payload)
+
+
+def test_an_interrupt_is_for_the_thread_and_not_about_the_value() -> None:
+    """But a worker, which the user does not interrupt, has it from the value."""
+    with pytest.raises(KeyboardInterrupt):
+        Pickled().pack_values([[], Stubborn("interrupt")])
+    assert [1] == list(Pickled(in_worker=True).pack_values([[], Stubborn("interrupt")])[1])
+    packed, _ = Pickled().pack_values([Stubborn("arrival with an interrupt")])
+    (entry,), load, _ = Pickled().open_values(packed)
+    assert load is not None
+    with pytest.raises(KeyboardInterrupt):
+        load(entry)
+
+
+def test_a_class_that_is_missing_on_the_other_side_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the side, and what is wanted there."""
+    module = types.ModuleType("poolmagic_ghost")
+    exec("class Ghost: pass", module.__dict__)  # noqa: S102 - a module that only this side has
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    packed, _ = Pickled().pack_values([module.Ghost()])
+    (entry,), load, _ = Pickled(in_worker=True).open_values(packed)
+    assert load is not None
+    monkeypatch.delattr(module, "Ghost")
+    with pytest.raises(PayloadError, match=r"in the worker: .*Ghost.* must be importable in the worker, too"):
+        load(entry)
+    monkeypatch.delitem(sys.modules, module.__name__)
+    with pytest.raises(
+        PayloadError, match=r"No module named 'poolmagic_ghost'; .* must be importable in the worker, too"
+    ):
+        load(entry)
+
+
+def test_what_there_is_no_memory_for_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest, as often as it takes; whether they are plain or not."""
+    seal = payload.seal
+
+    def poor(content: Any, *more: Any) -> Any:
+        if len(pickle.dumps(content)) > 20_000:
+            raise MemoryError
+        return seal(content, *more)
+
+    monkeypatch.setattr(payload, "seal", poor)
+    large, larger = "x" * 15_000, "x" * 30_000
+    for first in ("a", ["a"]):
+        values = [first, large, "b", larger, large]
+        packed, broken = Pickled(in_worker=True).pack_values(values)
+        assert {1, 3} == set(broken)
+        assert "the result is too large for the memory there is, 0 MB pickled; return a path" == str(broken[3])
+        entries, load, _ = Pickled().open_values(packed)
+        assert load is not None
+        assert [first, "b", large] == [load(entries[offset]) for offset in (0, 2, 4)]
+
+
+def test_what_answers_no_question_can_be_captured(notebook: Notebook) -> None:
+    """Nobody asks it for more than its pickle."""
+    notebook.cell(
+        """
+        class Evasive:
+            def __getattr__(self, name):
+                if name.startswith("__") and name not in ("__wrapped__", "__func__"): raise AttributeError(name)
+                raise ZeroDivisionError(name)
+            def __call__(self, x): return 2 * x
+        evasive = Evasive()
+        def f(x): return evasive(x)
+        """
+    )
+    assert ([4], []) == remote(notebook["f"], [2])
+    assert ([4], []) == remote(notebook["evasive"], [2])
+
+
+def test_the_lines_of_a_function_that_may_be_retried_are_known(notebook: Notebook) -> None:
+    """What it is wrapped in has none."""
+    notebook.cell("def f(x):\n    return 1 / x  # the line")
+    _, cells = payload.unseal(Pickled().pack_function(Retrying(notebook["f"], (OSError,))))
+    assert "# the line" in "".join(cells.values())
+
+
+def test_many_broken_values_cost_little_more_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time to look for culprits is for all of them together; what is found no more is left out."""
+    monkeypatch.setattr(payload, "SECONDS", 0.0)
+    _, broken = Pickled().pack_values([[threading.Lock()]] * 1000)
+    assert 1000 == len(broken)
+    text = "cannot send the argument to a worker: argument (list): cannot pickle '_thread.lock' object"
+    assert {(text, "")} == {(str(error), error.culprit) for error in broken.values() if isinstance(error, PayloadError)}
 
 
 def test_a_result_that_cannot_be_pickled_is_an_error_of_its_item() -> None:
@@ -406,6 +510,55 @@ class WithLock(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.lock: Any = threading.Lock()
+
+
+class KeywordOnly(Exception):
+    def __new__(cls, *, code: int) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *, code: int) -> None:
+        super().__init__(f"code {code}")
+        self.code = code
+
+
+class WithSlots(Exception):
+    __slots__ = ("code",)
+
+    def __init__(self, code: int) -> None:
+        super().__init__("with slots")
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+class OfTheSystem(OSError):
+    def __init__(self, code: int) -> None:
+        super().__init__(2, "not there", "/a/path")
+        self.code = code
+
+
+class Exits(Exception):
+    """Whatever is asked of it, it leaves."""
+
+    def __reduce__(self) -> Any:
+        sys.exit(3)
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+    __repr__ = __str__
+
+
+class Evasive(Exception):
+    def __getattr__(self, name: str) -> Any:
+        raise ZeroDivisionError(name)
+
+
+class OwnGroup(ExceptionGroup[Exception]):
+    code = 0
 
 
 def _fails() -> None:
@@ -516,6 +669,67 @@ def test_a_group_keeps_its_members_where_they_are() -> None:
     assert isinstance(arrived, ExceptionGroup)
     assert arrived.__cause__ is arrived.exceptions[1]
     assert [KeyError, ValueError] == [type(member) for member in arrived.exceptions]
+
+
+def test_a_group_keeps_its_members_if_one_cannot_travel() -> None:
+    """That one is told of; the group is of its own class, and its attributes and links are there."""
+    members = [TwoArguments(404, "gone"), Homebound("here"), ExceptionGroup("inner", [Homebound("deep"), KeyError(1)])]
+    group = OwnGroup("group", members)
+    group.code = 7
+    group.lock = threading.Lock()  # type: ignore[attr-defined]
+    group.__cause__ = members[0]
+    arrived = travelled(group)
+    assert isinstance(arrived, OwnGroup)
+    assert ("group (3 sub-exceptions)", 7) == (str(arrived), arrived.code)
+    first, second, third = arrived.exceptions
+    assert isinstance(first, TwoArguments)
+    assert arrived.__cause__ is first
+    assert "the task raised Homebound: here" == str(second)
+    assert isinstance(third, ExceptionGroup)
+    assert [RemoteError, KeyError] == [type(member) for member in third.exceptions]
+
+
+def test_a_cause_that_cannot_travel_is_told_of_alone() -> None:
+    """The rest of the chain arrives as it was, circles included."""
+    error, cause = ValueError("last"), Homebound("middle")
+    error.__cause__, cause.__context__ = cause, error
+    arrived = travelled(error)
+    assert isinstance(arrived, ValueError)
+    assert isinstance(arrived.__cause__, RemoteError)
+    assert arrived is arrived.__cause__.__context__
+
+
+@pytest.mark.parametrize(
+    "error", [KeywordOnly(code=7), WithSlots(7), Frozen(7), OfTheSystem(7)], ids=lambda error: type(error).__name__
+)
+def test_an_exception_arrives_as_it_was_however_it_is_made(error: Any) -> None:
+    """With its attributes, in slots too, and as the cause of another."""
+    outer = ValueError("outer")
+    outer.__cause__ = error
+    arrived = travelled(outer).__cause__
+    assert type(error) is type(arrived)
+    assert (str(error), error.args, 7) == (str(arrived), arrived.args, arrived.code)  # type: ignore[union-attr]
+    if isinstance(error, OSError):
+        assert (2, "/a/path") == (arrived.errno, arrived.filename)  # type: ignore[union-attr]
+
+
+def test_an_exception_that_exits_or_evades_is_no_end() -> None:
+    """Neither of the thread that packs it, nor of the one that loads it."""
+    arrived = travelled(Exits("x"))
+    assert isinstance(arrived, RemoteError)
+    assert "the task raised Exits: <no text: SystemExit in __str__>" == str(arrived)
+    assert Evasive is type(travelled(Evasive("x")))
+
+
+def test_a_large_exception_travels_once() -> None:
+    """All of its data, but not another copy of it for each text."""
+    error = ValueError("x" * 10_000_000)
+    record = Pickled().pack_error(error)
+    assert len(record) < 11_000_000
+    assert error.args == Pickled().load_error(record).args
+    record = Pickled().pack_error(Homebound("x" * 10_000_000))
+    assert len(record) < 1_000_000
+    assert "9,9" in str(Pickled().load_error(record))
 
 
 def test_causes_may_lead_in_a_circle() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import pickle
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +12,8 @@ import pytest
 
 import poolmagic as pm
 from poolmagic import payload
-from poolmagic.errors import PayloadError
 from poolmagic.payload import Pickled
-from poolmagic.picklers import OUTSIDE, dumps, find_culprit, find_heavy
+from poolmagic.picklers import OUTSIDE, dumps, find_heavy
 
 LARGE = 2 * OUTSIDE
 
@@ -56,39 +54,6 @@ def test_large_buffers_in_one_piece_stay_out_of_the_pickle(value: Any, outside: 
     loaded = pickle.loads(pickled, buffers=buffers)
     if not isinstance(value, np.ndarray) or value.dtype != object:
         np.testing.assert_equal(loaded, value)
-
-
-# Culprits ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_culprit_is_found_in_what_is_defined_inside_of_a_function() -> None:
-    """A comprehension, or a lambda, is a function of its own in the interpreter's eyes."""
-    names = namespace(
-        """
-def comprehension(xs): return [lock for x in xs]
-def inner(xs): return lambda: [(lambda: lock)() for x in xs]
-""",
-        lock=threading.Lock(),
-    )
-    assert "comprehension -> global 'lock' (lock)" == find_culprit(names["comprehension"])
-    assert "inner -> global 'lock' (lock)" == find_culprit(names["inner"])
-
-
-def test_an_attribute_is_no_variable() -> None:
-    """One that has the name of a variable that cannot be pickled is not taken for it."""
-    names = namespace("def f(x): return x.lock, other", lock=threading.Lock(), other=threading.Lock())
-    assert "f -> global 'other' (lock)" == find_culprit(names["f"])
-
-
-def test_a_culprit_is_found_behind_a_cache() -> None:
-    """`lru_cache` hides the function that it wraps."""
-    names = namespace(
-        "import functools\n@functools.lru_cache\ndef cached(x): return lock\ndef f(x): return cached(x)",
-        lock=threading.Lock(),
-    )
-    assert "cached -> global 'lock' (lock)" == find_culprit(names["cached"])
-    with pytest.raises(PayloadError, match="lock"):
-        Pickled().pack_function(names["f"])
 
 
 # Heavy variables ---------------------------------------------------------------------------------------------------

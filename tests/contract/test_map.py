@@ -231,7 +231,7 @@ def test_an_argument_that_cannot_be_unpickled_fails_its_item_alone(process_kind:
     results = make_pool(process_kind).map(for_kind(process_kind, lambda x: x), items, on_error="return")
 
     assert [1, 3] == [results[0], results[2]]
-    assert isinstance(results[1].exception, RuntimeError)
+    assert isinstance(results[1].exception, pm.PayloadError)
 
 
 def test_nothing_is_pickled_for_threads(make_pool: MakePool) -> None:

@@ -288,7 +288,7 @@ def test_the_end_of_a_worker_is_heard_during_an_import(
     gate.wait_for(1)
 
     with pytest.raises(pm.WorkerLostError, match="SIGKILL"):
-        pool.start(lambda _: os.kill(os.getpid(), signal.SIGKILL), [0]).result(30)
+        pool.start(lambda _: os.kill(os.getpid(), signal.SIGKILL), [0], crash_retries=0).result(30)
     gate.open()
     assert [4] == pool.map(square, [2])
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final
 
 from poolmagic.core import events as ev
@@ -62,6 +62,7 @@ class Scheduler:
         """Workers with free slots for which something is on order."""
         self._woken: dict[int, None] = {}
         """Workers to which something has happened."""
+        self._came_back = False
         self._robbed: set[int] = set()
         """Workers that have not answered yet what they give back."""
         self._able = 1
@@ -103,6 +104,9 @@ class Scheduler:
             able = [self._workers[number] for number in self._woken]
         self._woken.clear()
         self._serve_first(self._idle, self._hand_out)
+        if self._came_back:  # for them, and not for whom it came from
+            self._came_back = False
+            self._serve_first(self._expectant, self._hand_out)
         hungry = able
         while hungry:  # one batch for each, and again
             hungry = [worker for worker in hungry if self._hand_out(worker)]
@@ -111,7 +115,12 @@ class Scheduler:
             self._note(worker)
         self._serve_first(self._expectant, self._hand_out)
         self._serve_first(self._idle, self._order)
-        while len(self._robbed) < len(self._idle) and self._take_back():
+        while len(self._robbed) < len(self._idle) and self._take_back(self._runs):
+            continue
+        # What is on order may be long in coming, from a slow input or for a slow consumer. Of a run of which nothing
+        # is on order, nobody needs to wait for that.
+        dry = [run.id for run in self._runs.values() if run.last]
+        while dry and len(self._robbed) < len(self._idle) + len(self._expectant) and self._take_back(dry):
             continue
         return self._commands
 
@@ -225,7 +234,7 @@ class Scheduler:
             drying = able[0] if able else None
         if drying is not None:
             drying.dries = True
-            if self._has_to_spare(drying):
+            if self._has_to_spare(drying, self._runs):
                 self._rob(drying, self._active_of(drying))
 
     def _give_group(self, worker: WorkerBook) -> None:
@@ -258,20 +267,20 @@ class Scheduler:
         """Have all workers give back what they have not started."""
         self._commands = []
         for worker in self._workers.values():
-            if self._has_to_spare(worker):
+            if self._has_to_spare(worker, self._runs):
                 self._rob(worker, self._active_of(worker))
         return self._commands
 
     # Taking back ---------------------------------------------------------------------------------------------------
 
-    def _take_back(self) -> bool:
-        """Have the worker that has most to spare give back what it has not started; return whether there is one."""
-        victims = [worker for worker in self._workers.values() if self._has_to_spare(worker)]
+    def _take_back(self, runs: Container[int]) -> bool:
+        """Have the worker that has most to spare of some runs give that back; return whether there is one."""
+        victims = [worker for worker in self._workers.values() if self._has_to_spare(worker, runs)]
         if not victims:
             return False
         victim = max(victims, key=lambda worker: worker.load - worker.slots)
         # Of equals the newest: the oldest is most likely what runs, and has nothing to give back.
-        run = max(reversed(self._open_to_robbery(victim)), key=lambda run: victim.assigned[run].count)
+        run = max(reversed(self._open_to_robbery(victim, runs)), key=lambda run: victim.assigned[run].count)
         self._rob(victim, [run])
         return True
 
@@ -282,18 +291,18 @@ class Scheduler:
         self._robbed.add(victim.id)
         self._commands += [ev.WithdrawItems(victim.id, run) for run in runs]
 
-    def _has_to_spare(self, worker: WorkerBook) -> bool:
-        """Return whether a worker may have items that it has not started and that others might."""
+    def _has_to_spare(self, worker: WorkerBook, runs: Container[int]) -> bool:
+        """Return whether a worker may have items of some runs that it has not started and that others might."""
         if worker.load <= worker.slots or worker.id in self._robbed:
             return False
-        return worker.is_up and not worker.alone and bool(self._open_to_robbery(worker))
+        return worker.is_up and not worker.alone and bool(self._open_to_robbery(worker, runs))
 
-    def _open_to_robbery(self, worker: WorkerBook) -> list[int]:
-        """Return the active runs of a worker that it was not robbed of since something was finished."""
-        runs = self._active_of(worker)
+    def _open_to_robbery(self, worker: WorkerBook, runs: Container[int]) -> list[int]:
+        """Return those of some runs that a worker was not robbed of since something was finished."""
+        active = [run for run in self._active_of(worker) if run in runs]
         if worker.robbed_at != self.progress:
-            return runs
-        return [run for run in runs if worker.assigned[run].count > worker.robbed_of.get(run, 0)]
+            return active
+        return [run for run in active if worker.assigned[run].count > worker.robbed_of.get(run, 0)]
 
     def _active_of(self, worker: WorkerBook) -> list[int]:
         return [run for run in worker.assigned if self._runs[run].phase is RunPhase.ACTIVE]
@@ -304,7 +313,8 @@ class Scheduler:
         count = sum(stop - start for start, stop in spans)
         if not count and (held := worker.assigned.get(run.id)) is not None:
             worker.robbed_of[run.id] = held.count  # which it has begun; it may get more
-        share = run.sizer.share(count, 1 + len(self._idle))
+        self._came_back = bool(count)
+        share = run.sizer.share(count, 1 + len(self._idle) + len(self._expectant))
         return [part for start, stop in spans for part in split((start, stop), -(-(stop - start) // share))]
 
     # The books -----------------------------------------------------------------------------------------------------
@@ -339,8 +349,10 @@ class Scheduler:
                 continue
             assert not ready, f"worker {worker.id} has free slots, and items of {ready} are ready"
             assert not unread, f"worker {worker.id} has free slots, and nothing of {unread} is on order"
-            if worker.load + sum(worker.promised.values()) < worker.slots and not self._robbed:
-                rich = [one.id for one in self._workers.values() if self._has_to_spare(one)]
+            if not self._robbed:
+                hopes = worker.load + sum(worker.promised.values()) >= worker.slots
+                runs = [run.id for run in active if run.last or not hopes]
+                rich = [one.id for one in self._workers.values() if self._has_to_spare(one, runs)]
                 assert not rich, f"worker {worker.id} has free slots, and {rich} have items to spare"
 
     def _validate_groups(self) -> None:

@@ -230,7 +230,7 @@ class Crew:
             limit=self._limits.worker if burst else 0,
             is_cut=link.is_cut,
         )
-        self._was_alone = len(running) == 1
+        self._was_alone = len(running) < 2
         by_others = exitcode == -signal.SIGKILL and not (self._loss.oom_killed or burst or link.board.has_confessed)
         self.handle(ev.WorkerExited(worker, running, by_others))
         self._loss = None

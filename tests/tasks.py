@@ -87,6 +87,8 @@ class Gate:
                 return
             with self._changed:
                 self.arrived.append(name)
+                if name in self._waiting:  # it comes again: its worker was killed
+                    self._waiting.pop(name).close()
                 self._waiting[name] = line
                 if self._is_open:
                     self._release(name)

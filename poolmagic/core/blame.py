@@ -17,9 +17,13 @@ SILENT_RETRIES: Final = 2
 may have been reported next, or have been about to start."""
 
 
-KILL_RETRIES: Final = 2
+KILL_RETRIES: Final = 3
 """How often more an item is tried again whose worker was killed from outside: of a hundred kills at random moments,
 about one hits an item that is being tried again."""
+
+
+INNOCENT_RETRIES: Final = 10
+"""And how often more if it was not even running then. Not for ever: C code that packs a result might do it."""
 
 
 class Blame:
@@ -64,7 +68,7 @@ class Blame:
         group = tuple((run.id, (position, position + 1)) for run, position in suspects if _may_rerun(run))
         self._attempts.add_halves(group)
 
-    def suspect(self, worker: WorkerBook, pieces: list[tuple[RunBook, Span]]) -> bool:
+    def suspect(self, worker: WorkerBook, pieces: list[tuple[RunBook, Span]], killed: bool) -> bool:
         """Decide about what a worker had in hand that died with nothing on its board; return whether an item is lost.
 
         It may have died of packing a value. One of the items is to blame then, and if all were just tried again, so
@@ -75,7 +79,8 @@ class Blame:
             run.resolved += stop - start if run.phase is not RunPhase.ACTIVE else 0
         runs = [run for run, _ in pieces if run.phase is RunPhase.ACTIVE]
         if len(group) == 1 and group[0][1][1] - group[0][1][0] == 1:
-            return self._blame_one(worker, runs[0], group[0][1][0], max(SILENT_RETRIES, runs[0].policy.crash_retries))
+            most = max(SILENT_RETRIES, runs[0].policy.crash_retries)
+            return self._blame_one(worker, runs[0], group[0][1][0], most + INNOCENT_RETRIES if killed else most)
         self._attempts.add_halves(group)
         return False
 

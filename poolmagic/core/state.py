@@ -119,7 +119,7 @@ class PoolState(Ledger):
         else:
             if is_fruitless:
                 self._seats.died(worker.seat, self._scheduler.progress, self._now)
-            if rest and self._blame.suspect(worker, rest):
+            if rest and self._blame.suspect(worker, rest, event.killed):
                 self._fruitless = 0
             rest = []
         if worker.alone:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -202,3 +203,37 @@ def test_a_pool_grows_with_its_work(working_kind: str, make_pool: MakePool, gate
     assert 3 == len(gate.arrived)
     gate.open()
     assert list(range(6)) == run.result(30)
+
+
+# Workers that are killed -------------------------------------------------------------------------------------------
+
+
+def test_an_item_that_kills_its_worker_runs_twice(process_kind: str, make_pool: MakePool, tmp_path: Path) -> None:
+    """Then it is given up."""
+
+    def kill(x: int) -> int:
+        if x == 1:
+            (tmp_path / f"{x}.{len(list(tmp_path.glob('1.*')))}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+    results = make_pool(process_kind, 1).map(for_kind(process_kind, kill), range(3), on_error="return")
+
+    assert [0, 2] == [results[0], results[2]]
+    assert isinstance(results[1].exception, pm.WorkerLostError)
+    assert 2 == attempts(tmp_path, 1)
+
+
+def test_an_item_is_not_given_up_for_what_others_do_to_its_worker(make_pool: MakePool, gate: Gate) -> None:
+    """Who kills workers at random may hit one and the same item twice."""
+    pool = make_pool("prefork", 1)
+    run = pool.start(gated("prefork", gate.port), [0])
+    for times in range(1, 4):
+        gate.wait_for(times)
+        os.kill(pool.snapshot().workers[0].pid or 0, signal.SIGKILL)
+    gate.wait_for(4)
+    gate.open()
+
+    assert [0] == run.result(30)
+    assert 3 == len(run.attempts[0])
+    assert all(isinstance(error, pm.WorkerLostError) for error in run.attempts[0])

@@ -231,8 +231,8 @@ class Crew:
             is_cut=link.is_cut,
         )
         self._was_alone = len(running) < 2
-        by_others = exitcode == -signal.SIGKILL and not (self._loss.oom_killed or burst or link.board.has_confessed)
-        self.handle(ev.WorkerExited(worker, running, by_others))
+        is_known = self._loss.oom_killed or burst or link.is_cut or link.board.has_confessed
+        self.handle(ev.WorkerExited(worker, running, killed=exitcode == -signal.SIGKILL and not is_known))
         self._loss = None
         self._told.clear()
         self._pids.pop(worker, None)

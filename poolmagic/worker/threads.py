@@ -105,7 +105,7 @@ class ThreadSlots:
         """Be a thread of the pool."""
         slot.thread = threading.get_ident()
         inside.set(worker)
-        with suppress(_Abandoned):
+        with suppress(_Abandoned, TaskCancelled):  # the cancel of an abandoned task may come late
             self._run_all(worker, slot)
         with self._work:
             heapq.heappush(self._places, slot.place)
@@ -231,6 +231,8 @@ class ThreadSlots:
                 slot.struck = before
                 return False
             slot.is_abandoned = True
+            # The cancel may have come just before the task was on the board; and it runs nothing else from now on.
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(slot.thread), ctypes.py_object(TaskCancelled))
             slot.row.drop()
             slot.record[RUN] = 0
             del self._alive[slot.number]

@@ -105,7 +105,10 @@ def test_the_everyday_form_leaks_nothing(process_kind: str) -> None:
 
     # Warm workers of other tests may end meanwhile.
     assert children() <= processes
-    assert all(now <= then for now, then in zip((descriptors(), threading.active_count()), before, strict=True))
+    wait_until(
+        lambda: all(now <= then for now, then in zip((descriptors(), threading.active_count()), before, strict=True)),
+        "there are no more descriptors and threads than before",
+    )
 
 
 def test_workers_are_not_shared_when_the_surroundings_changed(

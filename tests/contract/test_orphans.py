@@ -17,14 +17,14 @@ import pytest
 from tests.conftest import MakePool, wait_until
 from tests.tasks import for_kind
 
+pytestmark = pytest.mark.faults
+
 KERNEL = """
 import json, re, subprocess, sys, time
 import psutil
 import poolmagic as pm
 from tests.conftest import wait_until
 from tests.tasks import for_kind, square
-
-pytestmark = pytest.mark.faults
 
 kind, what = sys.argv[1:]
 

@@ -173,8 +173,8 @@ class Turnstile:
 
     def wait_in_c(self) -> None:
         self.begun.release()
-        self.lock.acquire()
-        self.lock.release()
+        with self.lock:  # a strike may come as soon as it is taken
+            pass
 
     def open(self) -> None:
         self.is_open = True

@@ -28,7 +28,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.core ## fetch and parse Python's own standard library with every pool (under a minute)
 	$(BIN)/poolmagic demo
 
-test: $(VENV)/.test ## run the tests (within ten minutes)
+test: $(VENV)/.test ## run the tests (within twenty minutes)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 chaos: $(VENV)/.test ## kill, stop and interrupt pools at work for SECONDS, and look what is lost or left behind

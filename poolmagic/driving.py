@@ -96,6 +96,9 @@ def drive(
                     display.close(run.snapshot())
     except KeyboardInterrupt as stop:
         stop.run = run  # type: ignore[attr-defined] # it may have come when all was done
+        if not run.done():  # or before anything held it back, or while its end was noted
+            asking.halt(Verdict.CANCELLED, kill=True)
+            run.end("interrupted", stop)
         raise
 
 

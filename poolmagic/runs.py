@@ -335,7 +335,8 @@ class Run:
                 error.run = self  # type: ignore[attr-defined]
             self.pool.last_run = self
         asking, self._asking, self._busy_pool = self._asking, None, None
-        self._late = asking if asking is not None and asking.has_more else None
+        if asking is not None:  # else an interrupt struck here the first time
+            self._late = asking if asking.has_more else None
         with self._changed:
             self._state, self._error = state, error
             self._changed.notify_all()

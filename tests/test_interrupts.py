@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 
 import pytest
 
+import poolmagic as pm
+from poolmagic import driving
 from poolmagic.interrupts import Interrupts
 
 
@@ -121,3 +124,22 @@ def test_other_threads_have_no_interrupts() -> None:
     thread.join()
 
     assert [before] == found
+
+
+def test_an_interrupt_before_anything_holds_it_back_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It carries the run, which is over and can be resumed."""
+    enter = Interrupts.__enter__
+
+    def strike(interrupts: Interrupts) -> Interrupts:
+        if sys._getframe(1).f_code is driving.drive.__code__:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return enter(interrupts)
+
+    with pm.Pool("threads", 1) as pool:
+        monkeypatch.setattr(Interrupts, "__enter__", strike)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            pool.map(abs, [-2, -3])
+        run: pm.Run = vars(caught.value)["run"]
+        assert run.done()
+        assert [2, 3] == run.resume()

@@ -215,7 +215,7 @@ class Crew:
     def ended(self, worker: int, exitcode: int | None, peak: int) -> None:
         """Take the end of a worker, whose last messages have been received; `peak` is the most memory it ever had."""
         link, burst = self._links[worker], self._burst.pop(worker, 0)
-        running = link.board.running(self._slots_of(worker) + link.spare)
+        running = self._running(worker)
         self._exits.append(link.trouble or explain_exit(exitcode))
         printed = "".join(part.text for part in self._printed.pop(worker, ()) if (part.run, part.position) in running)
         oom_kills, self._oom_kills = self._oom_kills, count_oom_kills()
@@ -239,9 +239,10 @@ class Crew:
         del self._links[worker]
         self._close_old_launchers()
 
-    def _slots_of(self, worker: int) -> int:
-        book = self._state.workers.get(worker)
-        return book.most_slots if book is not None else 0
+    def _running(self, worker: int) -> tuple[tuple[int, int], ...]:
+        """Return the (run, position) of what a worker runs, by its board."""
+        book, link = self._state.workers.get(worker), self._links[worker]
+        return () if book is None else link.board.running(book.most_slots + link.spare)
 
     def _close_old_launchers(self) -> None:
         """After a restart, let go of the launchers whose workers have ended."""
@@ -295,10 +296,8 @@ class Crew:
 
     def _kill_worker(self, command: ev.KillWorker) -> None:
         link = self._links[command.worker]
-        if command.run is not None:
-            running = link.board.running(self._slots_of(command.worker))
-            if all(run != command.run for run, _ in running):
-                return
+        if command.run is not None and all(run != command.run for run, _ in self._running(command.worker)):
+            return
         self.handle(ev.WorkerDoomed(command.worker))
         link.kill()
 

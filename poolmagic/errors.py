@@ -42,6 +42,7 @@ __all__ = [
     "WireError",
     "WorkerLostError",
     "annotate",
+    "note",
     "note_once",
 ]
 
@@ -191,8 +192,13 @@ def annotate(error: BaseException, text: str) -> None:
 _said: set[str] = set()
 
 
+def note(text: str) -> None:
+    """Print one line to stderr, which belongs to the calling thread's cell; does not block."""
+    sys.stderr.write(f"poolmagic: {text}\n")
+
+
 def note_once(text: str) -> None:
     """Print one line of advice to stderr, the first time only; does not block."""
     if text not in _said:
         _said.add(text)
-        print(f"poolmagic: {text}", file=sys.stderr)
+        note(text)

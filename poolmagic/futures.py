@@ -22,10 +22,10 @@ from typing import Any, Final
 from poolmagic.asking import Asking, Engine, open_report
 from poolmagic.core import events as ev
 from poolmagic.describe import describe_value
-from poolmagic.errors import PayloadError, PoolMagicError, RunCancelled, UnconsumedWarning, UsageError, annotate
+from poolmagic.errors import PayloadError, PoolMagicError, RunCancelled, UnconsumedWarning, UsageError, annotate, note
 from poolmagic.failure import Failure
 from poolmagic.feed import Feed
-from poolmagic.inbox import Work, print_line, print_output
+from poolmagic.inbox import Work, print_output
 from poolmagic.inline import InlineAsking
 from poolmagic.messages import Done, Function, Output
 
@@ -166,7 +166,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def tell(self, line: str) -> None:
         """Take a line for the user."""
-        _callbacks.call(lambda: self._context.copy().run(print_line, line))
+        _callbacks.call(lambda: self._context.copy().run(note, line))
 
     def output(self, message: Output) -> None:
         """Take what the task printed."""

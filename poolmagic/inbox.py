@@ -17,12 +17,12 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from poolmagic.core import events as ev
-from poolmagic.errors import PoolMagicError
+from poolmagic.errors import PoolMagicError, note
 from poolmagic.feed import Feed
 from poolmagic.messages import Done, Function, Output
 from poolmagic.options import RunOptions
 
-__all__ = ["Action", "Inbox", "Work", "next_number", "nothing", "print_line", "print_output"]
+__all__ = ["Action", "Inbox", "Work", "next_number", "nothing", "print_output"]
 
 Action: TypeAlias = "tuple[Callable[..., None], tuple[Any, ...]]"
 _numbers = itertools.count()
@@ -105,7 +105,7 @@ class Inbox(ABC):
 
     def tell(self, line: str) -> None:
         """Take a line for the user."""
-        self._inbox.put((print_line, (line,)))
+        self._inbox.put((note, (line,)))
 
     def settle(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
         """Take the end of the run."""
@@ -128,11 +128,6 @@ class Inbox(ABC):
 
 def nothing() -> None:
     """Do nothing, but let `step` return."""
-
-
-def print_line(line: str) -> None:
-    """Print a line of poolmagic's own: in the asking thread, for the same reason as `print_output`."""
-    sys.stderr.write(f"poolmagic: {line}\n")
 
 
 def print_output(message: Output) -> None:

@@ -52,7 +52,7 @@ class InlineAsking:
         self.error: PoolMagicError | None = None
         self._wake = threading.Event()
         self._call = Call(work.payload, work.stars, work.options, self._wake)
-        self._options = work.options
+        self._work = work
         self._tries = (-1, 0)
         self._feed = feed
         self._sink = sink
@@ -136,9 +136,7 @@ class InlineAsking:
             if values:
                 self._sink.succeeded(self._feed.indices((position, end)), values)
                 self._feed.resolve((position, end))
-        if failure is None:
-            return end
-        if self._rests(end, failure):
+        if failure is None or self._rests(end, failure):
             return end
         self._fail(end, items[len(values)], failure)
         return end + 1
@@ -147,7 +145,7 @@ class InlineAsking:
         """Wait before the next attempt of an item that failed; False if it has none."""
         before, tries = self._tries
         self._tries = (position, tries + 1 if before == position else 1)
-        seconds = choose_wait(self._options, error, self._tries[1])
+        seconds = choose_wait(self._work, error, self._tries[1])
         if seconds is None:
             return False
         self._sink.failed_for_now(self._feed.index(position), Direct().pack_error(error), _WHO)
@@ -159,15 +157,15 @@ class InlineAsking:
         record = Direct().pack_error(error)
         if self._sink.failed(self._feed.index(position), item, record, _WHO):
             self._feed.resolve((position, position + 1))
-        if self._options.fail_fast:
+        if self._work.options.fail_fast:
             self.verdict = Verdict.FAILED
 
 
 def run_at_once(work: Work, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Future[Any]:
     """Run a task of a solo pool and return its finished future."""
     future: Future[Any] = Future()
-    options, tries = work.options, 0
-    caller = Call(work.payload, 2, options, threading.Event())
+    tries = 0
+    caller = Call(work.payload, 2, work.options, threading.Event())
     future.set_running_or_notify_cancel()
     while not future.done():
         tries += 1
@@ -177,7 +175,7 @@ def run_at_once(work: Work, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Fut
         except (KeyboardInterrupt, TaskCancelled):
             raise
         except BaseException as error:  # a task's SystemExit is its failure, not the kernel's end
-            seconds = choose_wait(options, error, tries)
+            seconds = choose_wait(work, error, tries)
             if seconds is None:
                 future.set_exception(Direct().pack_error(error))
             else:

@@ -13,13 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from poolmagic.config import is_coroutine_function
 from poolmagic.errors import SoftTimeLimitExceeded, TaskOverdue, UsageError
 from poolmagic.options import RunOptions
 from poolmagic.worker.coroutines import drive
 from poolmagic.worker.limits import AGAIN, exceeded, softly_exceeded
+from poolmagic.worker.portions import of_one_item
+
+if TYPE_CHECKING:
+    from poolmagic.inbox import Work
 
 __all__ = ["Call", "Halted", "choose_wait"]
 
@@ -28,18 +32,17 @@ class Halted(BaseException):
     """Raised where a run waits that is to end."""
 
 
-def choose_wait(options: RunOptions, error: BaseException, tries: int) -> float | None:
+def choose_wait(work: Work, error: BaseException, tries: int) -> float | None:
     """Return how many seconds to wait before an item is tried again that failed; None if it is not.
 
     Args:
-        options: Those of the run.
+        work: The function and the options of the run.
         error: What it raised.
         tries: How often it has been tried.
     """
-    if tries > options.retries or not isinstance(error, options.retry_on):
+    if tries > work.options.retries or not isinstance(error, work.options.retry_on):
         return None
-    longest = min(options.retry_backoff_max, options.retry_backoff * 2.0 ** min(tries - 1, 100))
-    return random.uniform(0.0, longest)  # noqa: S311 - no secret
+    return random.uniform(0.0, work.policy.longest_wait(tries))  # noqa: S311 - no secret
 
 
 class Call:
@@ -62,9 +65,9 @@ class Call:
         limits = (options.soft_time_limit or 0.0, options.time_limit or 0.0)
         self._alarm: _AlarmClock | None = None
         if is_coroutine_function(function):
-            self._call = _of_one_item(lambda *args, **kwargs: _run(function(*args, **kwargs), *limits), stars)
+            self._call = of_one_item(lambda *args, **kwargs: _run(function(*args, **kwargs), *limits), stars)
         else:
-            self._call = _of_one_item(function, stars)
+            self._call = of_one_item(function, stars)
             if any(limits):
                 self._alarm = _AlarmClock(*limits)
 
@@ -98,14 +101,6 @@ class Call:
         """
         if seconds > 0 and self._halted.wait(seconds):
             raise Halted
-
-
-def _of_one_item(function: Callable[..., Any], stars: int) -> Callable[[Any], Any]:
-    if stars == 0:
-        return function
-    if stars == 1:
-        return lambda item: function(*item)
-    return lambda item: function(*item[0], **item[1])
 
 
 class _AlarmClock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,9 @@ import poolmagic as pm
 from tests.tasks import KINDS, PROCESS_KINDS, WORKING_KINDS, Gate
 
 MakePool = Callable[..., pm.Pool]
+
+# Shells let what they start in the background ignore it, and so would every kernel and worker that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

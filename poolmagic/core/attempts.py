@@ -92,5 +92,4 @@ def cut(group: Group, size: int) -> tuple[Group, Group]:
 
 def _draw_wait(policy: Policy, seed: str, attempt: int) -> float:
     """Return the wait before the next attempt: any below a bound that doubles, so that not all come back at once."""
-    bound = min(policy.longest, policy.backoff * 2.0 ** min(attempt - 1, 100))
-    return Random(seed).uniform(0.0, bound)  # noqa: S311 - the same log of events is to give the same waits
+    return Random(seed).uniform(0.0, policy.longest_wait(attempt))  # noqa: S311 - the same log of events is to give the same waits

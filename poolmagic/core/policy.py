@@ -1,4 +1,4 @@
-"""What a run wants done about its items, and how it may end: frozen values, without behaviour."""
+"""What a run wants done about its items, and how it may end: frozen values."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ class Policy:
     longest: float = 600.0
     crash_retries: int = 1
     rate: float = 0.0
+
+    def longest_wait(self, attempt: int) -> float:
+        """Return how many seconds the wait after a failed attempt, the first being 1, takes at most."""
+        return min(self.longest, self.backoff * 2.0 ** min(attempt - 1, 100))
 
 
 USUAL: Final = Policy()

@@ -119,7 +119,7 @@ class Scheduler:
             continue
         # What is on order may be long in coming, from a slow input or for a slow consumer. Of a run of which nothing
         # is on order, nobody needs to wait for that.
-        dry = [run.id for run in self._runs.values() if run.last]
+        dry = [run.id for run in self._runs.values() if run.last] if self._expectant else []
         while dry and len(self._robbed) < len(self._idle) + len(self._expectant) and self._take_back(dry):
             continue
         return self._commands

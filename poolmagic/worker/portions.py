@@ -67,7 +67,7 @@ class Call:
             self.retry_on = loaded.retry_on
             loaded = loaded.function
         if self._function is None:
-            self._function = _of_one_item(loaded, self._stars)
+            self._function = of_one_item(loaded, self._stars)
         return self._function
 
 
@@ -75,7 +75,7 @@ LOAD: Final = Call.load.__code__
 """In the stack of a task this says that its function is being loaded."""
 
 
-def _of_one_item(function: Callable[..., Any], stars: int) -> Callable[[Any], Any]:
+def of_one_item(function: Callable[..., Any], stars: int) -> Callable[[Any], Any]:
     """Return a function of an item, which becomes arguments as `messages.Function` says."""
     if stars == 0:
         return function

@@ -191,6 +191,18 @@ def test_programs_that_a_task_starts_get_none_of_our_descriptors(of_kind: str, m
     assert "memfd:" not in listing
 
 
+def breaks(pool: pm.Pool, before: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that a bug, which is mended then, ends the pool for good, and that no process is left."""
+    with pytest.raises(pm.InternalError, match="ZeroDivisionError: a bug"):
+        pool.map(square, range(10))
+    monkeypatch.undo()
+
+    wait_until(lambda: not pool.snapshot().workers and children() <= before, "all have ended", seconds=5)
+    with pytest.raises(pm.InternalError, match="a bug"):
+        pool.map(square, range(10))
+    assert children() <= before
+
+
 @pytest.mark.parametrize("of_kind", ["prefork", "gevent", "threads"])
 def test_a_bug_in_the_supervisor_leaves_no_worker(
     of_kind: str, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -204,14 +216,7 @@ def test_a_bug_in_the_supervisor_leaves_no_worker(
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setitem(COMMANDS, ev.Accept, fail)
-    with pytest.raises(pm.InternalError, match="ZeroDivisionError: a bug"):
-        pool.map(square, range(10))
-    monkeypatch.undo()
-
-    wait_until(lambda: not pool.snapshot().workers and children() <= before, "all have ended", seconds=5)
-    with pytest.raises(pm.InternalError, match="a bug"):
-        pool.map(square, range(10))
-    assert children() <= before
+    breaks(pool, before, monkeypatch)
     assert "a bug" in capfd.readouterr().err
 
 
@@ -232,14 +237,7 @@ def test_a_bug_while_workers_are_started_leaves_none(
         spawn(owner, command)
 
     monkeypatch.setitem(COMMANDS, ev.Spawn, fail)
-    with pytest.raises(pm.InternalError, match="ZeroDivisionError: a bug"):
-        pool.map(square, range(10))
-    monkeypatch.undo()
-
-    wait_until(lambda: not pool.snapshot().workers and children() <= before, "all have ended", seconds=5)
-    with pytest.raises(pm.InternalError, match="a bug"):
-        pool.map(square, range(10))
-    assert children() <= before
+    breaks(pool, before, monkeypatch)
     assert "a bug" in capfd.readouterr().err
 
 

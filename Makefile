@@ -3,6 +3,7 @@
 #   PYTHON       the interpreter that .venv is made with (only used when there is no .venv yet)
 #   VENV         where the environment is; another one for another Python: make test VENV=.venv-3.13 PYTHON=python3.13
 #   PYTEST_ARGS  more words for pytest: make test PYTEST_ARGS="-k imap -x"
+#   PYTEST_PROCESSES  how many files of tests run at once; most tests wait. 0 for one after the other, in one process
 #   BENCH_VENV   where the environment of the benchmarks is, with libraries that nothing else here needs
 #   BENCH_ARGS   more words for the benchmarks: make bench BENCH_ARGS="--rounds 5"
 #   SECONDS      how long the storm lasts: make chaos SECONDS=600
@@ -12,6 +13,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+PYTEST_PROCESSES ?= 3
 BENCH_VENV ?= .venv-bench
 BENCH_ARGS ?=
 SECONDS ?= 60
@@ -29,7 +31,7 @@ demo: $(VENV)/.core ## fetch and parse Python's own standard library with every 
 	$(BIN)/poolmagic demo
 
 test: $(VENV)/.test ## run the tests (within twenty minutes)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 chaos: $(VENV)/.test ## kill, stop and interrupt pools at work for SECONDS, and look what is lost or left behind
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from poolmagic.current import CurrentPool
     from poolmagic.errors import (
+        FailedItems,
+        InitializerError,
         InternalError,
         MemoryLimitExceeded,
         PayloadError,
@@ -33,19 +35,27 @@ if TYPE_CHECKING:
         WorkerLostError,
     )
     from poolmagic.failure import Failure
+    from poolmagic.logbook import list_runs
     from poolmagic.magics import load_ipython_extension, unload_ipython_extension
+    from poolmagic.perworker import Once, once
     from poolmagic.pools import Pool
+    from poolmagic.randomness import rng
     from poolmagic.runs import Run
     from poolmagic.sharing import Shared, share
+    from poolmagic.xray import Explanation, explain
 
     pool: CurrentPool
 
 __version__ = "0.1.0"
 
 _PLACES = {
+    "Explanation": "xray",
+    "FailedItems": "errors",
     "Failure": "failure",
+    "InitializerError": "errors",
     "InternalError": "errors",
     "MemoryLimitExceeded": "errors",
+    "Once": "perworker",
     "PayloadError": "errors",
     "Pool": "pools",
     "PoolMagicError": "errors",
@@ -61,15 +71,23 @@ _PLACES = {
     "UsageError": "errors",
     "WireError": "errors",
     "WorkerLostError": "errors",
+    "explain": "xray",
+    "list_runs": "logbook",
     "load_ipython_extension": "magics",
+    "once": "perworker",
+    "rng": "randomness",
     "share": "sharing",
     "unload_ipython_extension": "magics",
 }
 
 __all__ = [
+    "Explanation",
+    "FailedItems",
     "Failure",
+    "InitializerError",
     "InternalError",
     "MemoryLimitExceeded",
+    "Once",
     "PayloadError",
     "Pool",
     "PoolMagicError",
@@ -85,8 +103,12 @@ __all__ = [
     "UsageError",
     "WireError",
     "WorkerLostError",
+    "explain",
+    "list_runs",
     "load_ipython_extension",
+    "once",
     "pool",
+    "rng",
     "share",
     "unload_ipython_extension",
 ]
@@ -107,10 +129,9 @@ def _load(module: str) -> Any:
     return importlib.import_module(f"poolmagic.{module}")
 
 
-def find_display(progress: bool | None) -> Any:
+def find_display(progress: bool | None, background: bool = False) -> Any:
     """Return what opens a display of progress, None if there should be none: pools show it without knowing how."""
-    display = _load("progress")
-    return display.open_progress if display.wants_progress(progress) else None
+    return _load("progress").find_display(progress, background=background)
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 __all__ = ["advice_for", "origin", "say"]
 
 _OWN_CODE: Final = str(Path(__file__).parent) + os.sep
-_INSIDE: Final = "make it inside the task, or once per worker"
+_INSIDE: Final = "make it inside the task, or lazily once per worker with pm.once(make_it) or initializer="
 _BY_MODULE: Final = {
     "_thread": _INSIDE,
     "threading": _INSIDE,

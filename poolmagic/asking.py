@@ -19,12 +19,14 @@ from typing import Any, Protocol
 
 from poolmagic.client import Client
 from poolmagic.core import events as ev
-from poolmagic.errors import PayloadError, PoolMagicError
+from poolmagic.errors import InitializerError, PayloadError, PoolMagicError
 from poolmagic.feed import Feed
 from poolmagic.inbox import Action, Inbox, Work, nothing
 from poolmagic.interrupts import Interrupts
 from poolmagic.messages import Done, Span
+from poolmagic.outputs import Outputs
 from poolmagic.payload import Codec, Opened
+from poolmagic.snapshot import RunView
 
 __all__ = ["Asking", "Engine", "Sink", "open_report"]
 
@@ -49,8 +51,8 @@ class Engine(Protocol):
         """Hand an event to the books."""
         ...
 
-    def busy(self, run: int) -> tuple[int, int, int]:
-        """Return how many slots run something, how many there are, and how many items of a run are not reported yet."""
+    def look(self, run: int, index: Callable[[int], int]) -> RunView:
+        """Return what is known of a run; `index` tells the index of a position."""
         ...
 
 
@@ -69,6 +71,10 @@ class Sink(Protocol):
         """Take the error of an item that is run again."""
         ...
 
+    def timed(self, timings: bytes, worker: str, feed: Feed) -> None:
+        """Take when items ran, as `timings.pack` made it; the positions are those of `feed`."""
+        ...
+
     def room(self) -> int | None:
         """Return how many more items may be read ahead; None if there is no bound."""
         ...
@@ -78,15 +84,23 @@ class Asking(Inbox):
     """One run on one crew, as the asking thread sees it."""
 
     def __init__(
-        self, engine: Engine, work: Work, feed: Feed, sink: Sink, interrupts: Interrupts | None = None
+        self,
+        engine: Engine,
+        work: Work,
+        feed: Feed,
+        sink: Sink,
+        interrupts: Interrupts | None = None,
+        outputs: Outputs | None = None,
     ) -> None:
-        super().__init__(work, feed)
+        super().__init__(work, feed, outputs)
         self.verdict: ev.Verdict | None = None
         self.error: PoolMagicError | None = None
         self._engine = engine
         self._sink = sink
         self._todo: deque[Action] = deque()
         self._is_announced = False
+        self._halt: ev.Halt | None = None
+        self._is_refused = False  # a worker could not be prepared
         self._is_slow = False  # an interrupt struck while something was unpacked
         self.interrupts = interrupts or Interrupts(None)
         self.interrupts.wake = partial(self._inbox.put, (nothing, ()))
@@ -95,6 +109,7 @@ class Asking(Inbox):
 
     def start(self) -> None:
         """Send the run on its way with its first batches packed; blocks as long as the user's iterator does."""
+        self.echo.come_here()
         workers, slots = self._engine.capacity
         size = self._work.options.chunksize or slots
         if self._feed.total is not None:
@@ -127,6 +142,8 @@ class Asking(Inbox):
                 self._work.policy,
             ),
         )
+        if self._halt is not None:  # the books did not know of the run yet
+            self._engine.post(self._halt)
 
     def step(self, timeout: float | None) -> bool:
         """Do the next thing there is to do; blocks at most `timeout` seconds for it. False if none came."""
@@ -186,13 +203,18 @@ class Asking(Inbox):
                 return
             self._fill(self._orders.popleft(), room)
 
-    def busy(self) -> tuple[int, int, int]:
-        """Return how many slots run something, how many there are, and how many items are not reported yet."""
-        return self._engine.busy(self.id)
+    def look(self) -> RunView:
+        """Return what is known of the run; blocks for well under a millisecond."""
+        return self._engine.look(self.id, self._feed.index)
+
+    def pause(self, on: bool) -> None:
+        """Start nothing more, or go on; does not block."""
+        self._engine.post(ev.Pause(self.id, on))
 
     def halt(self, verdict: ev.Verdict, kill: bool) -> None:
         """End the run early; does not block. With `kill`, what runs is stopped too."""
-        self._engine.post(ev.Halt(self.id, verdict, kill))
+        self._halt = ev.Halt(self.id, verdict, kill)
+        self._engine.post(self._halt)
 
     def _room(self, size: int) -> int:
         room = self._sink.room()
@@ -215,6 +237,7 @@ class Asking(Inbox):
     def _take_outcomes(self, message: Done, part: ev.Accept, worker: str) -> None:
         """Unpack a report. What the books did not accept of it is left out."""
         codec, spans = self._engine.codec, part.spans
+        self._sink.timed(message.timings, worker, self._feed)
         try:
             values, load, records = open_report(codec, message)
         except PayloadError as error:
@@ -241,7 +264,12 @@ class Asking(Inbox):
             self._work_off()
 
     def _take_record(self, take: Callable[..., None], position: int, record: Any, worker: str) -> None:
-        take(position, self._engine.codec.load_error(record), worker)
+        error = self._engine.codec.load_error(record)
+        if not isinstance(error, InitializerError) or not error.refuses:
+            take(position, error, worker)
+        elif not self._is_refused:  # what is no item's error ends the run, once
+            self._is_refused = True
+            raise error
 
     def _take_values(self, start: int, values: Sequence[Any], load: Callable[[Any], Any] | None, worker: str) -> None:
         """Keep the values of a span; one that cannot be loaded here fails alone."""
@@ -288,6 +316,16 @@ class Asking(Inbox):
 
     def _take_end(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
         self.verdict, self.error = verdict, error
+        self.show_output()
+
+    @property
+    def has_hidden_output(self) -> bool:
+        """Whether more was printed than has been shown."""
+        return self.echo.has_hidden
+
+    def show_output(self) -> None:
+        """Show all that has been printed so far; blocks until it is written. Raises what the user's stream does."""
+        self.echo.flush()
 
 
 def open_report(codec: Codec, message: Done) -> Opened:

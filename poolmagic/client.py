@@ -29,6 +29,10 @@ class Client(Protocol):
         """Return the batch that holds an item: the position that it starts at, and its payload."""
         ...
 
+    def index(self, position: int) -> int | None:
+        """Return the index of an item in the user's input; None for a task that was submitted. For any thread."""
+        ...
+
     def ask(self, size: int) -> None:
         """Take the order for the next `size` items; the answer is an `events.Filled`."""
         ...

@@ -10,13 +10,14 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, SupportsIndex, TypedDict, Unpack, cast
 
 from poolmagic.cgroups import cpu_quotas
 from poolmagic.errors import UsageError, note_once
 from poolmagic.quantities import read_seconds, read_size, show_size
+from poolmagic.setup import Setup
 
 __all__ = [
     "ALIASES",
@@ -60,6 +61,11 @@ class Kind:
     def is_green(self) -> bool:
         """Whether many tasks share a process that waits for them all."""
         return self.start == "exec"
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether a task has its process to itself while it runs, as far as the pool goes."""
+        return self.scales != "slots"
 
 
 KINDS: Final[dict[str, Kind]] = {
@@ -163,6 +169,9 @@ class PoolSettings(TypedDict, total=False):
     max_memory_per_child: int | str | None
     memory_limit: int | str | None
     idle_timeout: float
+    initializer: Callable[..., Any] | None
+    initargs: Iterable[Any]
+    finalizer: Callable[[], Any] | None
 
 
 @dataclass(frozen=True)
@@ -180,6 +189,8 @@ class PoolConfig:
         max_memory_per_child: Resident bytes of a worker process from which on it is replaced; 0 for any number.
         memory_limit: Bytes that all of the pool's processes may take; 0 for most of what the machine has.
         idle_timeout: Seconds after which workers end that have nothing to do.
+        setup: What is done once in each worker, before its first task and at its end; None for nothing. No other pool
+            has an equal one.
     """
 
     kind: Kind
@@ -192,6 +203,7 @@ class PoolConfig:
     max_memory_per_child: int = 0
     memory_limit: int = 0
     idle_timeout: float = IDLE_SECONDS
+    setup: Setup | None = None
 
     @classmethod
     def make(cls, kind: object = "prefork", concurrency: object = None, **settings: Unpack[PoolSettings]) -> PoolConfig:
@@ -206,6 +218,7 @@ class PoolConfig:
                 checked[name] = check(name, given[name])
         if "idle_timeout" in given:
             checked["idle_timeout"] = read_seconds("idle_timeout", given["idle_timeout"])
+        checked["setup"] = _check_setup(row, given)
         if "autoscale" in given:
             most, checked["least"] = _check_autoscale(row, concurrency, given["autoscale"])
             concurrency = most
@@ -268,6 +281,28 @@ def is_coroutine_function(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(type(function), "__call__", None)  # noqa: B004 - the coroutine flag of the method, not callability
     )
+
+
+def _check_setup(row: Kind, given: Mapping[str, Any]) -> Setup | None:
+    """Return what is done once in each worker, if anything is; raises `UsageError`."""
+    for option in ("initializer", "finalizer"):
+        function = given.get(option)
+        if function is None:
+            continue
+        if not callable(function):
+            raise UsageError(f"{option}={function!r}: use a function")
+        if row.coroutines != "always" and is_coroutine_function(function):
+            loops = ": each task there has an event loop of its own" if row.coroutines == "either" else ""
+            name = getattr(function, "__name__", repr(function))
+            raise UsageError(f"{option}={name} is an async function: use the 'asyncio' pool, not '{row.name}'{loops}")
+    initializer, finalizer, initargs = given.get("initializer"), given.get("finalizer"), given.get("initargs", ())
+    if isinstance(initargs, str) or not isinstance(initargs, Iterable):
+        raise UsageError(f"initargs={initargs!r}: use a tuple of the initializer's arguments")
+    if initializer is None and "initargs" in given:
+        raise UsageError(f"initargs={initargs!r}: there is no initializer= that takes them")
+    if initializer is None and finalizer is None:
+        return None
+    return Setup(initializer, tuple(initargs), finalizer)
 
 
 def check_function(kind: Kind, function: object) -> None:

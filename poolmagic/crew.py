@@ -1,12 +1,13 @@
 """The crew of a pool: its workers and its books, and the carrying out of what the books command.
 
 Everything belongs to the supervisor's loop thread but `finished`, an event that any thread may wait for. A crew
-translates: messages and exits into events for the pure core, the core's commands into messages, signals and calls of
-the runs. It decides nothing, and never looks into a payload.
+translates: messages and exits into events for the pure core, the core's commands into messages, signals and news for
+its clients (see `clientele`). It decides nothing, and never looks into a payload.
 """
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 import time
@@ -14,21 +15,26 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
+from weakref import WeakValueDictionary
 
 from poolmagic.appetite import Appetite, Limits
 from poolmagic.board import Mark
 from poolmagic.client import Client
+from poolmagic.clientele import Clientele
 from poolmagic.core import events as ev
 from poolmagic.core.books import PoolPhase, WorkerBook, WorkerPhase
 from poolmagic.core.state import PoolState
 from poolmagic.deadlines import Alarm, Deadlines
-from poolmagic.errors import InternalError, PoolMagicError, RunCancelled, TimeLimitExceeded, WorkerLostError
+from poolmagic.errors import InternalError, PoolMagicError
+from poolmagic.inquiries import Inquiry
 from poolmagic.launcher import Launcher, Link, Loop, Reports, explain_exit
 from poolmagic.losses import Loss, count_oom_kills
 from poolmagic.messages import (
     Batch,
     Cancel,
     Done,
+    Dump,
+    Dumped,
     Forget,
     Hello,
     Message,
@@ -45,8 +51,6 @@ __all__ = ["Crew", "CrewState", "MakeLauncher"]
 
 MakeLauncher: TypeAlias = Callable[[Loop, Reports], Launcher]
 NO_LIMITS: Final = Limits()
-LAST_LINES: Final = 10
-"""How many of the last lines of a worker are kept, to tell what a task said before it took its worker with it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class CrewState:
         done: Items that returned. Those not reported yet are among them, though some may turn out to have failed.
         failed: Items that are known to have failed.
         unreported: By run, how many items are over and not reported yet, as far as it is clear whose they are.
+        paused: The runs that are paused.
     """
 
     phase: str
@@ -65,6 +70,7 @@ class CrewState:
     failed: int
     runs: int
     unreported: Mapping[int, int] = field(default_factory=dict)
+    paused: frozenset[int] = frozenset()
 
 
 class Crew:
@@ -88,19 +94,14 @@ class Crew:
         self._loop = loop
         self._launchers = [make_launcher(loop, self)]
         self._links: dict[int, Link] = {}
-        self._clients: dict[int, Client] = {}
-        self._report: Done | None = None
-        self._exits: deque[str] = deque(maxlen=5)
-        self._loss: Loss | None = None
-        self._was_alone = True
+        self._clients = Clientele()
         self._events: deque[ev.Event] = deque()
-        self._told: set[int] = set()
-        self._pids: dict[int, int] = {}
         self._burst: dict[int, int] = {}
-        self._printed: dict[int, deque[Output]] = {}
         self._oom_kills = count_oom_kills()
         self._failure: PoolMagicError | None = None
         self._modules: set[str] = set()
+        self._inquiries: WeakValueDictionary[int, Inquiry] = WeakValueDictionary()
+        self._numbers = itertools.count()
         self._alarm = Alarm(loop, lambda: self.handle(ev.Tick()))
         self._deadlines = Deadlines(loop, self._look, self._overdue)
         self._limits = limits
@@ -119,7 +120,7 @@ class Crew:
 
     def add(self, client: Client, event: ev.RunAdded) -> None:
         """Take a new run."""
-        self._clients[client.id] = client
+        self._clients.add(client)
         if client.time_limit:
             self._deadlines.add(client.id, client.time_limit)
         self._appetite.wake()
@@ -136,7 +137,7 @@ class Crew:
         """Apply an event and carry out what follows from it. A bug ends the crew, not the supervisor."""
         if self._failure is not None:
             if isinstance(event, ev.RunAdded):
-                self._clients.pop(event.run).settle(ev.Verdict.BROKEN, self._failure)
+                self._clients.dismiss(self._failure)
             return
         self._events.append(event)
         if len(self._events) > 1:  # a command led to it, and those that follow the command come first
@@ -167,7 +168,17 @@ class Crew:
                 unreported[run] = unreported.get(run, 0) + worker.unreported
         done = self._state.done + sum(worker.unreported for worker in workers)
         phase, failed, runs_now = self._state.phase.value, self._state.failed, len(self._state.runs)
-        return CrewState(phase, workers, done, failed, runs_now, unreported)
+        paused = frozenset(run.id for run in self._state.runs.values() if run.is_paused)
+        return CrewState(phase, workers, done, failed, runs_now, unreported, paused)
+
+    def inquire(self) -> Inquiry:
+        """Ask the workers that run something what their tasks do; the answers come to the inquiry while it lives."""
+        inquiry = Inquiry(self.state().workers, self._clients.indices())
+        number = next(self._numbers)
+        self._inquiries[number] = inquiry
+        for worker in inquiry.awaited:
+            self._links[worker].send(Dump(number))
+        return inquiry
 
     def _snapshot(self, book: WorkerBook, link: Link, now: float) -> WorkerSnapshot:
         marks, done = link.board.look(book.most_slots + link.spare)
@@ -181,9 +192,7 @@ class Crew:
     def _break(self, error: Exception) -> None:
         """End everything, with everybody told: after a bug the books cannot be trusted."""
         self._failure = InternalError(f"a bug in poolmagic, please report it: {type(error).__name__}: {error}")
-        clients, self._clients = list(self._clients.values()), {}
-        for client in clients:
-            client.settle(ev.Verdict.BROKEN, self._failure)
+        self._clients.dismiss(self._failure)
         for link in self._links.values():
             link.kill()
         for launcher in self._launchers:
@@ -196,32 +205,31 @@ class Crew:
         """Take a message of a worker."""
         match message:
             case Done():
-                self._report = message
-                self.handle(
-                    ev.WorkerDone(
-                        worker, message.run, message.spans, message.failed, message.seconds, message.retriable
-                    )
+                event = ev.WorkerDone(
+                    worker, message.run, message.spans, message.failed, message.seconds, message.retriable
                 )
-                self._report = None  # its results belong to whoever took them, who may drop them
+                with self._clients.reporting(message):
+                    self.handle(event)
             case Returned():
                 self.handle(ev.WorkerReturned(worker, message.run, message.spans))
-            case Output() if message.run in self._clients:
-                self._printed.setdefault(worker, deque(maxlen=LAST_LINES)).append(message)
-                self._clients[message.run].output(message)
+            case Output():
+                self._clients.output(worker, message)
+            case Dumped() if (inquiry := self._inquiries.get(message.request)) is not None:
+                inquiry.answer(worker, message.payload)
             case Hello():
-                self._pids[worker] = message.pid
+                self._clients.meet(worker, message.pid)
                 self.handle(ev.WorkerReady(worker))
 
     def ended(self, worker: int, exitcode: int | None, peak: int) -> None:
         """Take the end of a worker, whose last messages have been received; `peak` is the most memory it ever had."""
         link, burst = self._links[worker], self._burst.pop(worker, 0)
         running = self._running(worker)
-        self._exits.append(link.trouble or explain_exit(exitcode))
-        printed = "".join(part.text for part in self._printed.pop(worker, ()) if (part.run, part.position) in running)
+        self._clients.inherit(worker, running, link.leftover())
         oom_kills, self._oom_kills = self._oom_kills, count_oom_kills()
-        self._loss = Loss(
+        pid, printed = self._clients.part(worker, running, link.trouble or explain_exit(exitcode))
+        loss = Loss(
             worker,
-            self._pids.get(worker),
+            pid,
             exitcode,
             peak=max(peak, burst),
             stack=link.board.stack(),
@@ -230,12 +238,12 @@ class Crew:
             limit=self._limits.worker if burst else 0,
             is_cut=link.is_cut,
         )
-        self._was_alone = len(running) < 2
-        is_known = self._loss.oom_killed or burst or link.is_cut or link.board.has_confessed
-        self.handle(ev.WorkerExited(worker, running, killed=exitcode == -signal.SIGKILL and not is_known))
-        self._loss = None
-        self._told.clear()
-        self._pids.pop(worker, None)
+        is_known = loss.oom_killed or burst or link.is_cut or link.board.has_confessed
+        event = ev.WorkerExited(worker, running, killed=exitcode == -signal.SIGKILL and not is_known)
+        with self._clients.losing(loss, alone=len(running) < 2):
+            self.handle(event)
+        for inquiry in self._inquiries.values():
+            inquiry.answer(worker, None)
         del self._links[worker]
         self._close_old_launchers()
 
@@ -282,7 +290,7 @@ class Crew:
     def hold(self, on: bool, size: int) -> None:
         """Start nothing while the workers take too much memory together; say so."""
         what = "nothing more is started until it is less" if on else "it is less now: the pool goes on"
-        for client in self._clients.values():
+        for client in self._clients:
             client.tell(f"the workers take {show_size(size)} of memory, near the limit; {what}" if on else what)
         self.handle(ev.Hold(on))
 
@@ -321,34 +329,6 @@ class Crew:
     def _drop(self, command: ev.Drop) -> None:
         self._links[command.worker].send(Forget(command.run))
 
-    def _ask(self, command: ev.Ask) -> None:
-        self._clients[command.run].ask(command.size)
-
-    def _accept(self, command: ev.Accept) -> None:
-        assert self._report is not None
-        self._clients[command.run].accept(self._report, command, self._label(command.worker))
-
-    def _lose(self, command: ev.Lose) -> None:
-        assert self._loss is not None
-        error = self._loss.error(self._was_alone)
-        self._clients[command.run].lose(command.position, error, self._label(command.worker))
-
-    def _rerun(self, command: ev.Rerun) -> None:
-        assert self._loss is not None
-        error = self._loss.error(self._was_alone)
-        if not command.blamed:
-            what = f"worker {command.worker} was ended for what another task did; what else it ran is run again"
-            error = WorkerLostError(what, pid=self._loss.pid)
-            if command.run not in self._told:
-                self._told.add(command.run)
-                self._clients[command.run].tell(what)
-        self._clients[command.run].rerun(command.position, error, self._label(command.worker))
-
-    def _expire(self, command: ev.Expire) -> None:
-        client = self._clients[command.run]
-        what = f"the task ran for longer than its time limit of {client.time_limit:g} s and did not stop by itself"
-        client.lose(command.position, TimeLimitExceeded(what, limit=client.time_limit), self._label(command.worker))
-
     def _kill_task(self, command: ev.KillTask) -> None:
         link = self._links.get(command.worker)
         if link is not None and not link.abandon(command.run, command.position):
@@ -356,24 +336,18 @@ class Crew:
             link.kill()
 
     def _settle(self, command: ev.Settle) -> None:
-        client = self._clients.pop(command.run)
         self._deadlines.remove(command.run)
-        error: PoolMagicError | None = None
-        if command.verdict is ev.Verdict.BROKEN:
-            how = ", ".join(sorted(set(self._exits))) or "none could be started"
-            error = WorkerLostError(f"the workers of this pool die as soon as they start (the last ones: {how})")
-        elif command.verdict is ev.Verdict.CANCELLED:
-            error = RunCancelled("the run was cancelled before all of its items were done")
-        client.settle(command.verdict, error)
+        self._clients.settle(command)
 
     def _finish(self, command: ev.Finish) -> None:
         for launcher in self._launchers:
             launcher.close()
         self.finished.set()
 
-    def _label(self, worker: int) -> str:
-        pid = self._pids.get(worker)
-        return f"worker {worker}" if pid is None else f"worker {worker} (pid {pid})"
+
+def _told(tell: Callable[[Clientele, Any], None]) -> Callable[[Crew, Any], None]:
+    """Return what carries out a command that is news for a client."""
+    return lambda crew, command: tell(crew._clients, command)
 
 
 _COMMANDS: Final[dict[type, Callable[[Crew, Any], None]]] = {
@@ -386,11 +360,11 @@ _COMMANDS: Final[dict[type, Callable[[Crew, Any], None]]] = {
     ev.WithdrawItems: Crew._withdraw_items,
     ev.CancelItems: Crew._cancel_items,
     ev.Drop: Crew._drop,
-    ev.Ask: Crew._ask,
-    ev.Accept: Crew._accept,
-    ev.Lose: Crew._lose,
-    ev.Rerun: Crew._rerun,
-    ev.Expire: Crew._expire,
+    ev.Ask: _told(Clientele.ask),
+    ev.Accept: _told(Clientele.accept),
+    ev.Lose: _told(Clientele.lose),
+    ev.Rerun: _told(Clientele.rerun),
+    ev.Expire: _told(Clientele.expire),
     ev.KillTask: Crew._kill_task,
     ev.Settle: Crew._settle,
     ev.Finish: Crew._finish,

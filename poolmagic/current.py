@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import poolmagic
+from poolmagic.background import here
 
 __all__ = ["cell_pool", "choose", "live_pools", "register", "set_session_pool"]
 
@@ -55,18 +56,27 @@ def set_session_pool(pool: _Pool | None) -> None:
 
 @contextmanager
 def cell_pool(pool: _AnyPool) -> Iterator[_AnyPool]:
-    """Make a pool the current one for a while, before any that was chosen for the session."""
-    _cell_pools.append(pool)
+    """Make a pool the current one for a while, before any that was chosen for the session.
+
+    For all cells, but those in the background, which have theirs; and in one of these for that one alone.
+    """
+    chosen = _chosen_pools()
+    chosen.append(pool)
     try:
         yield pool
     finally:
-        _cell_pools.remove(pool)
+        chosen.remove(pool)
+
+
+def _chosen_pools() -> list[Any]:
+    background = here()
+    return _cell_pools if background is None else background.pools
 
 
 def choose(make_default: Callable[[], _AnyPool]) -> _AnyPool:
     """Return the current pool; the default is made when it is first needed, and again after it was closed."""
     global _default_pool
-    for pool in (*reversed(_cell_pools), _session_pool):
+    for pool in (*reversed(_chosen_pools()), _session_pool):
         if pool is not None and not pool.is_closed:
             chosen: _AnyPool = pool
             return chosen

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from poolmagic.asking import Asking
 from poolmagic.core.events import Verdict
 from poolmagic.inline import InlineAsking
 from poolmagic.snapshot import RunSnapshot
 
-__all__ = ["TICK", "Display", "Driven", "drive"]
+__all__ = ["TICK", "Display", "Driven", "OpenDisplay", "drive"]
 
 TICK: Final = 0.1
 """Seconds between two looks at a run that is shown or awaited: ten times a second looks live and costs nothing."""
@@ -37,6 +37,10 @@ class Display(Protocol):
     def close(self, snapshot: RunSnapshot) -> None:
         """Show this for good."""
         ...
+
+
+OpenDisplay: TypeAlias = Callable[[Any], Display]
+"""Starts to show a run, of which a display knows more than is known here."""
 
 
 class Driven(Protocol):
@@ -62,7 +66,7 @@ class Driven(Protocol):
 def drive(
     run: Driven,
     asking: Asking | InlineAsking,
-    open_display: Callable[[RunSnapshot], Display] | None,
+    open_display: OpenDisplay | None,
     *,
     began: float,
     begun: bool = False,
@@ -105,7 +109,7 @@ def drive(
 def _follow(
     run: Driven,
     asking: Asking | InlineAsking,
-    open_display: Callable[[RunSnapshot], Display] | None,
+    open_display: OpenDisplay | None,
     show_at: float,
     shown: list[Display],
 ) -> None:
@@ -115,7 +119,7 @@ def _follow(
         if open_display is not None and time.monotonic() >= show_at and asking.verdict is None:
             if not shown:
                 with asking.interrupts.open():  # for the first one a lot is imported
-                    shown.append(open_display(run.snapshot()))
+                    shown.append(open_display(run))
             shown[0].update(run.snapshot())
             show_at = time.monotonic() + TICK
 
@@ -136,6 +140,7 @@ def _interrupt(run: Driven, asking: Asking | InlineAsking, stop: KeyboardInterru
             if asking.verdict is None:
                 asking.halt(Verdict.CANCELLED, kill=True)
                 asking.wind_up(LAST)
+            asking.show_output()
             asking.unpack(LAST)
         finally:
             run.end("interrupted", stop)

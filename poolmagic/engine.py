@@ -21,12 +21,14 @@ from poolmagic.core import events as ev
 from poolmagic.core.books import PoolLimits
 from poolmagic.core.state import PoolState
 from poolmagic.crew import Crew, CrewState
+from poolmagic.freshness import Sources, tell_of_changes
+from poolmagic.inquiries import Inquiry
 from poolmagic.launcher import Launcher, Loop, Reports, Surroundings, process_launcher
 from poolmagic.local import LocalLauncher
 from poolmagic.nesting import marks
 from poolmagic.payload import Codec, Direct, Pickled
-from poolmagic.references import find_modules
-from poolmagic.snapshot import PoolSnapshot
+from poolmagic.references import find_modules, names_in
+from poolmagic.snapshot import ItemSnapshot, PoolSnapshot, RunView
 from poolmagic.supervisor import Supervisor, get_supervisor
 from poolmagic.worker.tasks import inside
 
@@ -49,11 +51,14 @@ class CrewEngine:
         self.codec: Codec = Direct() if config.kind.start == "local" else Pickled()
         self.capacity = (config.workers, config.slots_of(0))
         self.release: Callable[[], None] = partial(supervisor.call, supervisor.release, crew)
+        if config.setup is not None:  # no other pool could use its workers
+            self.release = partial(supervisor.call, crew.handle, ev.Close())
         self._crew = crew
         self._supervisor = supervisor
         self._process = os.getpid()
         self._finds_modules = config.kind.start == "fork" and config.preload is None
         self._prepared: set[str] = set()
+        self._sources = Sources.of(crew)
 
     @classmethod
     def lease(cls, config: PoolConfig) -> CrewEngine:
@@ -71,7 +76,7 @@ class CrewEngine:
     def prepare(self, payload: Any) -> None:
         """Have workers made ready for a function that has been packed; does not block."""
         if self._finds_modules:
-            new = set(find_modules(payload)) - self._prepared
+            new = set(find_modules(payload).installed) - self._prepared
             if new:
                 self._prepared |= new
                 self._supervisor.call(self._crew.prepare, tuple(sorted(new)))
@@ -83,6 +88,27 @@ class CrewEngine:
 
     def restart(self, config: PoolConfig) -> None:
         """Replace the workers by new ones in the kernel's present surroundings; does not block."""
+        self._sources.forget()
+        self._renew(config)
+
+    def refresh(self, function: Callable[..., Any] | None, payload: Any, config: PoolConfig) -> None:
+        """Have new workers if a module has changed that a function needs, and say so; blocks to read it if it has.
+
+        Args:
+            function: The user's function; None if there is only its payload.
+            payload: The same, packed.
+            config: The settings.
+
+        Raises:
+            SyntaxError: A changed module has one; the workers are left as they are.
+        """
+        if config.kind.start == "local":
+            tell_of_changes(names_in(function or payload), config.kind.name)
+        else:
+            names = names_in(function).union(find_modules(payload).own)
+            self._sources.follow(names, partial(self._renew, config))
+
+    def _renew(self, config: PoolConfig) -> None:
         self._supervisor.call(self._crew.restart, _launcher_for(config, Surroundings.now(marks(config))))
 
     @property
@@ -111,14 +137,22 @@ class CrewEngine:
         state: CrewState = self._supervisor.ask(self._crew.state)
         return state
 
-    def busy(self, run: int) -> tuple[int, int, int]:
-        """Return how many slots run something, how many there are, and how many items of a run are not reported yet.
-
-        Blocks for well under a millisecond.
-        """
+    def look(self, run: int, index: Callable[[int], int]) -> RunView:
+        """Return what is known of a run; `index` tells the index of a position. Blocks for well under a millisecond."""
         state = self.state()
         busy, slots = sum(one.busy for one in state.workers), sum(one.slots for one in state.workers)
-        return busy, slots, state.unreported.get(run, 0)
+        running = tuple(
+            ItemSnapshot(index(task.position), task.seconds, worker.id)
+            for worker in state.workers
+            for task in worker.running
+            if task.run == run
+        )
+        return RunView(busy, slots, state.unreported.get(run, 0), running, run in state.paused)
+
+    def inquire(self) -> Inquiry:
+        """Ask the workers what their tasks do; blocks for well under a millisecond, the answers come later."""
+        inquiry: Inquiry = self._supervisor.ask(self._crew.inquire)
+        return inquiry
 
     def join(self, timeout: float | None) -> bool:
         """Wait for the end of the last worker; blocks at most `timeout` seconds. False if one is left."""

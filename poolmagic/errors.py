@@ -9,9 +9,12 @@
     +- TimeLimitExceeded                  the task: it ran for longer than its limit, and was stopped
     +- WorkerLostError                    the world: a worker process died under the task
     |  +- MemoryLimitExceeded             ... because it took more memory than it may
+    +- InitializerError                   the pool's initializer: no task of the run could start
     +- RunCancelled                       somebody cancelled the run
     +- WireError                          a peer sent bytes that are no message
     +- InternalError                      us: please report it
+
+    FailedItems (an ExceptionGroup)       many tasks, where ``on_error="collect"`` was asked for
 
 All of them carry what they know as attributes and survive pickling. `TaskCancelled` is no error: it is thrown *into*
 a running task to stop it, and derives from `BaseException` so that a task's `except Exception` does not swallow it.
@@ -22,10 +25,13 @@ This module imports nothing of poolmagic and owns no state but the set of notes 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 __all__ = [
+    "FailedItems",
+    "InitializerError",
     "InternalError",
     "MemoryLimitExceeded",
     "PayloadError",
@@ -55,7 +61,8 @@ class PoolMagicError(Exception):
         self.__dict__.update(facts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args[0], self.__dict__)
+        facts = {name: fact for name, fact in self.__dict__.items() if name != "run"}  # which stays where it is
+        return _rebuild, (type(self), self.args[0], facts)
 
 
 def _rebuild(cls: type[PoolMagicError], message: str, facts: dict[str, Any]) -> PoolMagicError:
@@ -145,6 +152,16 @@ class MemoryLimitExceeded(WorkerLostError):
     limit: int = 0
 
 
+class InitializerError(PoolMagicError):
+    """The pool's initializer failed in a worker, so the run ended; its `__cause__` is what the initializer raised.
+
+    Attributes:
+        refuses: On its way from a worker: it is about the worker's own pool, and not what a task raised.
+    """
+
+    refuses: bool = False
+
+
 class RunCancelled(PoolMagicError):
     """The run was cancelled, or its pool terminated, before all of its items were done.
 
@@ -161,6 +178,31 @@ class WireError(PoolMagicError):
 
 class InternalError(PoolMagicError):
     """A bug in poolmagic; please report it with the text of this error."""
+
+
+class FailedItems(ExceptionGroup[Exception]):
+    """Items of a run failed; all the others were done. ``except*`` picks its members by type.
+
+    Its members are errors of tasks, one for each type and line, the commonest first, at most ten.
+
+    Attributes:
+        failures: A `Failure` for each item that failed, by index. What ``except*`` picks has those of its own types.
+        run: The run, where it was raised; None once it was pickled.
+    """
+
+    failures: tuple[Any, ...] = ()
+    run: Any = None
+
+    def derive(self, excs: Sequence[Exception]) -> FailedItems:  # type: ignore[override] # never of base exceptions
+        """Return the same for some of the members."""
+        part = FailedItems(self.message, excs)
+        types = {type(member.__cause__ if isinstance(member, TaskError) else member) for member in excs}
+        part.failures = tuple(failure for failure in self.failures if type(failure.exception) in types)
+        part.run = self.run
+        return part
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FailedItems, (self.message, list(self.exceptions)), {**self.__dict__, "run": None}
 
 
 class TaskCancelled(BaseException):

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from poolmagic.core.spans import SpanSet
 from poolmagic.errors import UsageError
-from poolmagic.messages import Span
+from poolmagic.messages import Span, index_of
 from poolmagic.payload import Broken, Codec, weigh
 
 __all__ = ["Feed", "Pulled"]
@@ -54,6 +54,8 @@ class Feed:
         pulled: How many of them have been pulled.
         exhausted: There are no more.
         error: What the user's iterator raised.
+        leftover: The indices of the first positions, as far as they are not the next ones.
+        first_index: The index of the position after these.
 
     Args:
         items: The user's iterator; a range is not iterated over but cut.
@@ -74,7 +76,8 @@ class Feed:
         self._items = items
         self._codec = codec
         self._leftover = leftover or []
-        self._first_index = index
+        self.leftover = tuple(number for number, _ in self._leftover)
+        self.first_index = index
         self.total = None if total is None else total + len(self._leftover)
         self._lock = threading.Lock()
         self._chunks: dict[int, _Chunk] = {}
@@ -167,6 +170,21 @@ class Feed:
         chunk = self._chunk(position)
         return chunk.items[position - chunk.start]
 
+    def kept(self, index: int) -> list[Any]:
+        """Return the item of an index, in a list of its own; an empty one if it is not, or no longer, here. Any thread.
+
+        Items are kept until all of their batch have their final outcome.
+        """
+        with self._lock:
+            chunks = list(self._chunks.values())
+        found = [
+            item
+            for chunk in chunks
+            for position, item in enumerate(chunk.items, chunk.start)
+            if self.index(position) == index
+        ]
+        return found or [item for place, item in self._leftover[self.pulled :] if place == index]
+
     def items(self, start: int, stop: int) -> Sequence[Any]:
         """Return items of one batch that have no outcome yet."""
         chunk = self._chunk(start)
@@ -178,9 +196,7 @@ class Feed:
 
     def index(self, position: int) -> int:
         """Return the index, in the user's input, of a position."""
-        if position < len(self._leftover):
-            return self._leftover[position][0]
-        return position - len(self._leftover) + self._first_index
+        return index_of(position, self.leftover, self.first_index)
 
     def indices(self, span: Span) -> list[int] | range:
         """Return the indices of a span."""
@@ -213,7 +229,7 @@ class Feed:
         leftover += self._leftover[self.pulled :]
         pulled_of_items = max(0, self.pulled - len(self._leftover))
         left = None if self.total is None else max(0, self.total - max(self.pulled, len(self._leftover)))
-        index = self._first_index + pulled_of_items
+        index = self.first_index + pulled_of_items
         rest = Feed(self._items, left, self._codec, sorted(leftover, key=lambda one: one[0]), index)
         rest._kept, rest.error, rest._interrupted = self._kept, self.error, self._interrupted
         return rest

@@ -7,27 +7,27 @@ belongs to the thread that consumes it.
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextvars
-import os
 import threading
 import time
 import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from queue import SimpleQueue
 from typing import Any, Final
 
 from poolmagic.asking import Asking, Engine, open_report
+from poolmagic.background import adopt
+from poolmagic.callbacks import call_back
 from poolmagic.core import events as ev
 from poolmagic.describe import describe_value
-from poolmagic.errors import PayloadError, PoolMagicError, RunCancelled, UnconsumedWarning, UsageError, annotate, note
+from poolmagic.echo import Echo
+from poolmagic.errors import PayloadError, PoolMagicError, RunCancelled, UnconsumedWarning, UsageError, annotate
 from poolmagic.failure import Failure
 from poolmagic.feed import Feed
-from poolmagic.inbox import Work, print_output
-from poolmagic.inline import InlineAsking
+from poolmagic.inbox import Work
+from poolmagic.inline import InlineAsking, PlainFuture
 from poolmagic.messages import Done, Function, Output
+from poolmagic.pages import NOBODY
 
 __all__ = ["ResultIterator", "TaskFuture"]
 
@@ -35,41 +35,7 @@ LOOK_SECONDS: Final = 0.005
 """A consumer that has results in hand looks this often whether the workers want more items."""
 
 
-class _CallbackThread:
-    """Runs the callbacks of futures, one after the other; started when the first comes."""
-
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[Callable[[], Any]] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._started = False
-
-    def call(self, function: Callable[[], Any]) -> None:
-        """Have a function called; does not block."""
-        with self._lock:
-            if not self._started:
-                self._started = True
-                threading.Thread(target=self._serve, name="poolmagic-callbacks", daemon=True).start()
-        self._queue.put(function)
-
-    def _serve(self) -> None:
-        while True:
-            self._queue.get()()  # futures catch what their callbacks raise
-
-
-_callbacks = _CallbackThread()
-
-
-def _forget() -> None:
-    """In a process forked off the kernel the thread is not there."""
-    global _callbacks
-    _callbacks = _CallbackThread()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
-
-
-class TaskFuture(concurrent.futures.Future[Any]):
+class TaskFuture(PlainFuture):
     """The future of one task; as in `concurrent.futures`, but `cancel` stops a running task, too."""
 
     def __init__(self, number: int, engine: Engine, work: Work, feed: Feed, pool: Any) -> None:
@@ -79,10 +45,11 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self._work = work
         self._feed = feed
         self._pool = pool  # a pool with a task is not dropped
-        self._context = contextvars.copy_context()
+        self._echo = Echo(number, is_named=False, is_kept=False)
         self._dispatched = False
         self._open: Callable[[], None] | None = None
         self._opening = threading.RLock()  # a callback may ask for the future, or cancel it
+        adopt(self)
 
     # For everybody -------------------------------------------------------------------------------------------------
 
@@ -101,18 +68,13 @@ class TaskFuture(concurrent.futures.Future[Any]):
         """Return whether a worker has the task."""
         return self._dispatched and not self.done()
 
-    def result(self, timeout: float | None = None) -> Any:
-        """Return the task's value, or raise its exception; blocks at most `timeout` seconds."""
-        __tracebackhide__ = True
-        self.exception(timeout)
-        return super().result()
-
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the task's exception, None if it returned; blocks at most `timeout` seconds."""
         __tracebackhide__ = True
         if not self.done() and not self._engine.is_here:
             raise UsageError("the task belongs to the process that submitted it, and will never be done in this one")
         super().exception(timeout)
+        self._echo.flush()
         with self._opening:
             if self._open is not None:
                 self._open()
@@ -124,11 +86,14 @@ class TaskFuture(concurrent.futures.Future[Any]):
     def function(self) -> Function:
         """Return what makes the function known to a worker."""
         self._dispatched = True
-        return self._work.message(self.id)
+        return self._work.message(self.id, self._feed)
 
     def payload(self, position: int) -> tuple[int, Any]:
         """Return the packed arguments."""
         return self._feed.payload(position)
+
+    def index(self, position: int) -> None:
+        """Return None: there is no input that the task has a place in."""
 
     def ask(self, size: int) -> None:
         """Say that there is only this one item."""
@@ -166,11 +131,11 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def tell(self, line: str) -> None:
         """Take a line for the user."""
-        _callbacks.call(lambda: self._context.copy().run(note, line))
+        self._echo.say(line)
 
     def output(self, message: Output) -> None:
         """Take what the task printed."""
-        _callbacks.call(lambda: self._context.copy().run(print_output, message))
+        self._echo.take(NOBODY, message.stream, message.text)
 
     def settle(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
         """Take the end, which matters only if there was no outcome."""
@@ -193,8 +158,9 @@ class TaskFuture(concurrent.futures.Future[Any]):
                 (waiter.add_result if succeeded else waiter.add_exception)(self)
             self._condition.notify_all()
             has_callbacks = bool(self._done_callbacks)  # type: ignore[attr-defined]
+        self._echo.end()
         if has_callbacks:
-            _callbacks.call(self._invoke_callbacks)  # type: ignore[attr-defined]
+            call_back(self._invoke_callbacks)  # type: ignore[attr-defined]
 
     def _noted(self, error: BaseException, worker: str) -> BaseException:
         annotate(error, f"the task failed on {worker}")
@@ -205,6 +171,9 @@ class ResultIterator(Iterator[Any]):
     """The results of `imap` and `imap_unordered`, one by one; blocks for each. Nothing runs before the first is wanted.
 
     Closing it, or throwing it away, stops the run. ``len()`` is the number of items, where the input has one.
+
+    Attributes:
+        seed: What the random numbers of its items come from; see `poolmagic.rng`.
     """
 
     def __init__(
@@ -216,6 +185,7 @@ class ResultIterator(Iterator[Any]):
         )
         self._engine = engine
         self._options = work.options
+        self.seed = work.numbers.seed
         self._feed = feed
         self._ordered = ordered
         self._with_index = with_index
@@ -229,8 +199,9 @@ class ResultIterator(Iterator[Any]):
         self._yielded = 0
         self._largest = 1
         self._error: BaseException | None = None
-        self._state = "new"
         self._looked = 0.0
+        adopt(self)
+        self._state = "new"
 
     def __len__(self) -> int:
         if self._feed.total is None:
@@ -272,6 +243,8 @@ class ResultIterator(Iterator[Any]):
             raise UsageError("the iterator belongs to the process that made it, and gives no more results in this one")
         with self._asking.interrupts:
             if self._state == "new":
+                if self._error is not None:  # it was cancelled
+                    return False
                 self._state = "running"
                 self._asking.start()
             while not self._advance():
@@ -313,6 +286,11 @@ class ResultIterator(Iterator[Any]):
         if error is not None:
             raise error
         raise StopIteration
+
+    def cancel(self) -> None:
+        """Stop the run, from any thread; does not block. Its consumer gets `RunCancelled` for the next result."""
+        self._error = self._error or RunCancelled("the run was cancelled")
+        self._asking.halt(ev.Verdict.CANCELLED, kill=True)
 
     def close(self) -> None:
         """Stop the run, tasks that run included; does not block. Calling it twice equals once."""
@@ -380,6 +358,9 @@ class _WeakSink:
         """Hand a failure on."""
         results = self._results()
         return results is None or results.failed(index, item, error, worker)
+
+    def timed(self, timings: bytes, worker: str, feed: Feed) -> None:
+        """Drop when items ran: an iterator has no report, and may go on for ever."""
 
     def room(self) -> int | None:
         """Ask how many items may be read ahead: none for nobody."""

@@ -1,14 +1,12 @@
 """The loop thread's side of a run: whatever happens is put into a queue, for the asking thread to see to.
 
 Threads. All methods of `Inbox` that are not abstract belong to the loop thread; the abstract ones are called in the
-asking thread, where the user's code may run. What a task printed is printed there, too: output belongs to a thread's
-cell.
+asking thread, where the user's code may run. What a task printed is kept at once, and shown by the thread that prints.
 """
 
 from __future__ import annotations
 
 import itertools
-import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -17,12 +15,16 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from poolmagic.core import events as ev
-from poolmagic.errors import PoolMagicError, note
+from poolmagic.echo import Echo
+from poolmagic.errors import PoolMagicError
 from poolmagic.feed import Feed
 from poolmagic.messages import Done, Function, Output
 from poolmagic.options import RunOptions
+from poolmagic.outputs import Outputs
+from poolmagic.pages import NOBODY
+from poolmagic.randomness import Numbers
 
-__all__ = ["Action", "Inbox", "Work", "next_number", "nothing", "print_output"]
+__all__ = ["Action", "Inbox", "Work", "next_number", "nothing"]
 
 Action: TypeAlias = "tuple[Callable[..., None], tuple[Any, ...]]"
 _numbers = itertools.count()
@@ -40,11 +42,24 @@ class Work:
     payload: Any
     stars: int
     options: RunOptions
+    numbers: Numbers
+    prepares: bool = False
 
-    def message(self, run: int) -> Function:
-        """Return what makes the function known to a worker."""
+    def message(self, run: int, feed: Feed) -> Function:
+        """Return what makes the function known to a worker that gets items of this feed."""
         options = self.options
-        return Function(run, self.stars, options.soft_time_limit or 0.0, options.time_limit or 0.0, self.payload)
+        return Function(
+            run,
+            self.stars,
+            options.soft_time_limit or 0.0,
+            options.time_limit or 0.0,
+            self.numbers.seed,
+            feed.leftover,
+            feed.first_index,
+            self.numbers.seeds_globals,
+            self.prepares,
+            self.payload,
+        )
 
     @property
     def policy(self) -> ev.Policy:
@@ -60,18 +75,26 @@ class Work:
 
 
 class Inbox(ABC):
-    """A run, as the loop thread sees it: a `client.Client`."""
+    """A run, as the loop thread sees it: a `client.Client`.
 
-    def __init__(self, work: Work, feed: Feed) -> None:
+    Args:
+        work: The function.
+        feed: The items.
+        outputs: Keeps what they print; None shows it, and that is all.
+    """
+
+    def __init__(self, work: Work, feed: Feed, outputs: Outputs | None = None) -> None:
         self.id = next_number()
         self._work = work
         self._feed = feed
         self._inbox: SimpleQueue[Action] = SimpleQueue()
         self._orders: deque[int] = deque()
+        self._outputs = outputs
+        self.echo = Echo(self.id, is_named=work.options.prefix, is_kept=outputs is not None)
 
     def function(self) -> Function:
         """Return what makes the function known to a worker."""
-        return self._work.message(self.id)
+        return self._work.message(self.id, self._feed)
 
     @property
     def time_limit(self) -> float:
@@ -81,6 +104,10 @@ class Inbox(ABC):
     def payload(self, position: int) -> tuple[int, Any]:
         """Return the batch that holds an item."""
         return self._feed.payload(position)
+
+    def index(self, position: int) -> int:
+        """Return the index of an item in the user's input. For any thread."""
+        return self._feed.index(position)
 
     def ask(self, size: int) -> None:
         """Take the order for the next items."""
@@ -101,11 +128,14 @@ class Inbox(ABC):
 
     def output(self, message: Output) -> None:
         """Take what a task printed."""
-        self._inbox.put((print_output, (message,)))
+        index = NOBODY if message.position < 0 else self._feed.index(message.position)
+        if self._outputs is not None:
+            self._outputs.keep(index, message.stream, message.text)
+        self.echo.take(index, message.stream, message.text)
 
     def tell(self, line: str) -> None:
         """Take a line for the user."""
-        self._inbox.put((note, (line,)))
+        self.echo.say(line)
 
     def settle(self, verdict: ev.Verdict, error: PoolMagicError | None) -> None:
         """Take the end of the run."""
@@ -128,12 +158,3 @@ class Inbox(ABC):
 
 def nothing() -> None:
     """Do nothing, but let `step` return."""
-
-
-def print_output(message: Output) -> None:
-    """Print what a task printed: in the asking thread, whose output belongs to the cell that started the run."""
-    stream = sys.stdout if message.stream == "stdout" else sys.stderr
-    try:
-        stream.write(message.text)
-    except UnicodeEncodeError:  # half of a surrogate pair, or a terminal of few letters
-        stream.write(message.text.encode("ascii", "backslashreplace").decode())

@@ -9,25 +9,31 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from poolmagic.core.events import Verdict
-from poolmagic.errors import PoolMagicError, TaskCancelled
+from poolmagic.errors import PoolMagicError, TaskCancelled, annotate
 from poolmagic.feed import Feed
 from poolmagic.interrupts import Interrupts, hold
 from poolmagic.payload import Direct
+from poolmagic.randomness import Place, Task, at
+from poolmagic.snapshot import RunView
 from poolmagic.solo import Call, Halted, choose_wait
+from poolmagic.timings import pack, peak_memory
 
 if TYPE_CHECKING:
     from poolmagic.asking import Sink
     from poolmagic.inbox import Work
 
-__all__ = ["InlineAsking", "run_at_once"]
+__all__ = ["InlineAsking", "PlainFuture", "run_at_once"]
 
 STEP: Final = 0.01
 """Seconds of work between two looks at whether the run was cancelled, and at the progress bar."""
 GROWTH: Final = 4
 """Times that a step may be longer, in items, than the one before it."""
+PARTS: Final = 4
+"""And of so many parts, of which each has its time taken: an item that takes longer than that has its own."""
 _WHO: Final = "the kernel (solo)"
 
 
@@ -51,11 +57,12 @@ class InlineAsking:
         self.verdict: Verdict | None = None
         self.error: PoolMagicError | None = None
         self._wake = threading.Event()
-        self._call = Call(work.payload, work.stars, work.options, self._wake)
+        self._call = Call(work, self._wake)
         self._work = work
         self._tries = (-1, 0)
         self._feed = feed
         self._sink = sink
+        self._worked: list[float] = []
         self._halted: Verdict | None = None
         self._ahead = ahead
         self._size = 1
@@ -85,9 +92,17 @@ class InlineAsking:
     def finish(self, seconds: float) -> None:
         """Do nothing: nothing is left."""
 
-    def busy(self) -> tuple[int, int, int]:
+    @property
+    def has_hidden_output(self) -> bool:
+        """Whether more was printed than has been shown: never, tasks print into the cell themselves."""
+        return False
+
+    def show_output(self) -> None:
+        """Do nothing: tasks print into the cell themselves."""
+
+    def look(self) -> RunView:
         """Return that the one slot runs something, and that nothing waits to be reported."""
-        return 1, 1, 0
+        return RunView(busy=1, slots=1)
 
     def halt(self, verdict: Verdict, kill: bool) -> None:
         """End the run after the present step."""
@@ -106,8 +121,12 @@ class InlineAsking:
         if pulled.span is not None:
             began = time.perf_counter()
             position, stop = pulled.span
-            while position < stop and self.verdict is None and self._halted is None:
-                position = self._run(position, stop)
+            try:
+                while position < stop and self.verdict is None and self._halted is None:
+                    position = self._run(position, min(stop, position + max(1, self._size // PARTS)))
+            finally:
+                worked, self._worked = self._worked, []
+                self._sink.timed(pack(peak_memory(), worked), _WHO, self._feed)
             if self._ahead:
                 pace = max((time.perf_counter() - began) / self._size, 1e-9)
                 self._size = max(1, min(int(STEP / pace), GROWTH * self._size))
@@ -120,8 +139,14 @@ class InlineAsking:
         items = self._feed.items(position, stop)
         values: list[Any] = []
         failure: BaseException | None = None
+
+        def now() -> Task:
+            reached = position + len(values)
+            return Task((reached, self._tries), self._work.numbers.seed, self._feed.index(reached))
+
+        began, rested = time.perf_counter(), self._call.rested
         try:
-            with self.interrupts.open(), self._call:
+            with self.interrupts.open(), self._call, at(Place(now)):
                 call = self._call.bare
                 for item in items:  # not `map`: for that a task's StopIteration would be the end
                     values.append(call(item))  # noqa: PERF401 - what was done before an error is kept
@@ -133,6 +158,10 @@ class InlineAsking:
             failure = error
         finally:
             end = position + len(values)
+            if tried := len(values) + (failure is not None):
+                # An item that waits for its turn does not run yet.
+                began += self._call.rested - rested
+                self._worked += (position, position + tried, began, time.perf_counter())
             if values:
                 self._sink.succeeded(self._feed.indices((position, end)), values)
                 self._feed.resolve((position, end))
@@ -161,23 +190,45 @@ class InlineAsking:
             self.verdict = Verdict.FAILED
 
 
-def run_at_once(work: Work, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Future[Any]:
-    """Run a task of a solo pool and return its finished future."""
-    future: Future[Any] = Future()
+class PlainFuture(Future[Any]):
+    """A standard future whose error shows the lines of its task, and none of the standard library's own."""
+
+    _raised: tuple[TracebackType | None] | None = None
+    """Where the error was raised, once somebody asked; each time that it is raised again adds the lines of who did."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the task's value, or raise its exception; blocks at most `timeout` seconds."""
+        __tracebackhide__ = True
+        error = self.exception(timeout)
+        if error is None:
+            return super().result()
+        self._raised = self._raised or (error.__traceback__,)
+        try:
+            raise error.with_traceback(self._raised[0])
+        finally:
+            del error, self  # this frame is in the traceback: it would be a cycle
+
+
+def run_at_once(work: Work, call: tuple[tuple[Any, ...], dict[str, Any]], index: int) -> Future[Any]:
+    """Run a task of a solo pool and return its finished future; `index` is for its random numbers."""
+    future = PlainFuture()
     tries = 0
-    caller = Call(work.payload, 2, work.options, threading.Event())
+    caller = Call(work, threading.Event())
+    place = Place(lambda: Task(tries, work.numbers.seed, index))
     future.set_running_or_notify_cancel()
     while not future.done():
         tries += 1
         try:
-            with caller:
+            with caller, at(place):
                 future.set_result(caller(call))
         except (KeyboardInterrupt, TaskCancelled):
             raise
         except BaseException as error:  # a task's SystemExit is its failure, not the kernel's end
             seconds = choose_wait(work, error, tries)
             if seconds is None:
-                future.set_exception(Direct().pack_error(error))
+                record = Direct().pack_error(error)
+                annotate(record, f"the task failed on {_WHO}")
+                future.set_exception(record)
             else:
                 caller.wait(seconds)
     return future

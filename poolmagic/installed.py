@@ -13,9 +13,9 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["installed"]
+__all__ = ["installed", "locate"]
 
 _NEVER: Final = frozenset(
     {"__main__", "__mp_main__", "poolmagic", "cloudpickle", "_frozen_importlib", "_frozen_importlib_external"}
@@ -42,6 +42,30 @@ def _installed(names: Iterable[str], seen: set[str]) -> Iterator[str]:
             yield name
         else:
             yield from _installed(_imported_by(module), seen)
+
+
+def locate(name: str) -> str | None:
+    """Return the source file of a module of the user's own, loaded or not; None for all others. Does not block."""
+    if name.partition(".")[0] in _NEVER:
+        return None
+    if name not in sys.modules:
+        return _find(name.replace(".", os.sep))
+    module: Any = sys.modules[name]
+    origin = getattr(getattr(module, "__spec__", None), "origin", None)
+    if isinstance(origin, str) and origin.endswith(".py") and not _is_installed(module):
+        return origin
+    return None
+
+
+def _find(path: str) -> str | None:
+    """Look for a module where Python would, but in the user's own folders only."""
+    for entry in sys.path:
+        folder = os.path.abspath(entry)  # noqa: PTH100 - "" is the working directory; and this is done for each import
+        if not f"{folder}{os.sep}".startswith(_folders()):
+            for file in (f"{folder}{os.sep}{path}.py", f"{folder}{os.sep}{path}{os.sep}__init__.py"):
+                if os.path.isfile(file):  # noqa: PTH113 - as above
+                    return file
+    return None
 
 
 def _imported_by(module: ModuleType) -> set[str]:

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -51,6 +51,10 @@ class Link(Protocol):
 
         True if it was left alone by itself; False if that cannot be, so that its worker must be killed.
         """
+        ...
+
+    def leftover(self) -> Sequence[tuple[str, str]]:
+        """Return what the worker, which has ended, wrote at last and could not send: streams and texts."""
         ...
 
     def send(self, message: Message) -> None:
@@ -110,7 +114,7 @@ class _ExecLauncher:
         link = ProcessLink(worker, self._loop, self._reports)
         if link.trouble:
             return link
-        descriptors = (link.theirs.fileno(), link.board_descriptor)
+        descriptors = link.descriptors
 
         def started(pid: int) -> None:
             self._loop.call(link.release)
@@ -271,7 +275,7 @@ class _ZygoteLink:
     def fork(self, worker: int, link: ProcessLink, slots: int) -> None:
         """Ask for a worker; never blocks."""
         self._unborn[worker] = link, slots
-        self._channel.send(Fork(worker, slots), [link.theirs.fileno(), link.board_descriptor])
+        self._channel.send(Fork(worker, slots), list(link.descriptors))
 
     def _started(self, pid: int) -> None:
         if not self.is_over:

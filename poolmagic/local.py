@@ -6,6 +6,7 @@ The link belongs to the supervisor's loop thread; the slots are threads of their
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterable
 
@@ -69,6 +70,10 @@ class _LocalLink:
         self.spare = self._runner.spare
         return True
 
+    def leftover(self) -> tuple[()]:
+        """Return nothing: threads write to the kernel's own streams."""
+        return ()
+
     def send(self, message: Message) -> None:
         """Send a message; never blocks."""
         self._tasks.receive(message)
@@ -79,10 +84,16 @@ class _LocalLink:
                 self._tick()
             self._plan()
         if isinstance(message, Stop):  # which comes once nothing is in hand
-            self._end(0)
+            threading.Thread(target=self._finish, name="poolmagic-finalizer", daemon=True).start()
+
+    def _finish(self) -> None:
+        """In a thread of its own, because it runs the user's finalizer: the end."""
+        self._tasks.preparation.finish()
+        self._loop.call(self._end, 0)
 
     def _tick(self) -> None:
         """Hand back what is finished while longer tasks run, as the control thread of a process does."""
+        self._tasks.printer.tick()
         self._tasks.flush()
         self._ticks = self._tasks.active and not self._over
         if self._ticks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import sysconfig
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final
 
 from poolmagic.cgroups import count_oom_kills, memory_limit
 from poolmagic.errors import MemoryLimitExceeded, WorkerLostError, annotate
+from poolmagic.places import is_library
 from poolmagic.quantities import show_size
 from poolmagic.traces import Frame, rebuild
 
@@ -28,7 +28,6 @@ _STOPS: Final = {
 }
 _FRAME: Final = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
 _OWN: Final = f"{Path(__file__).parent}/"
-_LIBRARIES: Final = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
 
 def explain_exit(exitcode: int | None) -> str:
@@ -101,7 +100,7 @@ class Loss:
         which = "this item" if alone else "this item beside others, any of which may have done it"
         where = ""
         if frames:
-            _, name, _, _, (line, *_) = next((one for one in frames[::-1] if not _is_library(one[0])), frames[-1])
+            _, name, _, _, (line, *_) = next((one for one in frames[::-1] if not is_library(one[0])), frames[-1])
             where = f", in line {line} of {name}"
         memory = self._memory()
         return (
@@ -139,7 +138,3 @@ def _read_frames(stack: str) -> list[Frame]:
             break
         frames.append((file, name, name, int(line), (int(line), None, None, None)))
     return frames[::-1]
-
-
-def _is_library(file: str) -> bool:
-    return file.startswith((*_LIBRARIES, "<frozen"))

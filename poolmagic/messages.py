@@ -17,6 +17,8 @@ __all__ = [
     "Batch",
     "Cancel",
     "Done",
+    "Dump",
+    "Dumped",
     "Forget",
     "Fork",
     "Forked",
@@ -32,9 +34,15 @@ __all__ = [
     "Span",
     "Stop",
     "Withdraw",
+    "index_of",
 ]
 
 Span: TypeAlias = tuple[int, int]
+
+
+def index_of(position: int, leftover: tuple[int, ...], first_index: int) -> int:
+    """Return the index, in the user's input, of a position of a run; see `Function`."""
+    return leftover[position] if position < len(leftover) else position - len(leftover) + first_index
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +50,21 @@ class Function:
     """To a worker: the function of a run, sent once, before the run's first batch.
 
     `stars` says how an item becomes arguments: 0 ``f(item)``, 1 ``f(*item)``, 2 ``f(*item[0], **item[1])``. The limits
-    are seconds from an item's own start; 0 stands for none.
+    are seconds from an item's own start; 0 stands for none. The random numbers of an item come from `seed` and from the
+    index that it has for the user: the first positions are those of `leftover`, the others count on from `first_index`
+    (see `feed`). With `seeds_globals` the generators of the process are seeded for each item, too. If it `prepares`,
+    the pool's initializer comes with it (see `setup`), which the worker runs before its first item.
     """
 
     run: int
     stars: int
     soft_limit: float
     time_limit: float
+    seed: int
+    leftover: tuple[int, ...]
+    first_index: int
+    seeds_globals: bool
+    prepares: bool
     payload: Any
 
 
@@ -92,6 +108,13 @@ class Resize:
 
 
 @dataclass(frozen=True, slots=True)
+class Dump:
+    """To a worker: say what your tasks do now; `request` comes back with the answer."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """To a worker: finish what you have and exit."""
 
@@ -108,8 +131,9 @@ class Done:
     """From a worker: these items are finished.
 
     `spans` are those that returned, `failed` the positions of those that raised, `retriable` those of them that raised
-    what may be tried again; `seconds` is the wall time that the worker took for all of them. `payload` packs the
-    values in the order of `spans`, and the errors in the order of `failed`.
+    what may be tried again; `seconds` is the wall time that the worker took for all of them. `timings` says when they
+    ran, as `timings.pack` makes it. `payload` packs the values in the order of `spans`, and the errors in the order of
+    `failed`.
     """
 
     run: int
@@ -117,6 +141,7 @@ class Done:
     failed: tuple[int, ...]
     retriable: tuple[int, ...]
     seconds: float
+    timings: bytes
     payload: Any
 
 
@@ -130,7 +155,11 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """From a worker: a task printed `text`; `stream` is ``"stdout"`` or ``"stderr"``."""
+    """From a worker: a task printed `text`; `stream` is ``"stdout"`` or ``"stderr"``.
+
+    Or it displayed something: then that is ``"display"``, and the text JSON, the `data` and the `metadata` of a MIME
+    bundle. A position of -1 stands for some task of the run, or for none.
+    """
 
     run: int
     position: int
@@ -139,8 +168,16 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Dumped:
+    """From a worker: the stacks of its tasks, as `worker.stacks.dump` writes them."""
+
+    request: int
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Fork:
-    """To a zygote: fork worker `worker`. Its socket and its board travel along as descriptors, in this order."""
+    """To a zygote: fork worker `worker`. Along travel the descriptors of `ProcessLink`."""
 
     worker: int
     slots: int
@@ -190,11 +227,13 @@ Message: TypeAlias = (
     | Cancel
     | Forget
     | Resize
+    | Dump
     | Stop
     | Hello
     | Done
     | Returned
     | Output
+    | Dumped
     | Fork
     | Forked
     | Gone

@@ -8,7 +8,7 @@ the pool is solo. This module owns no state and may be used from any thread.
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import Final, cast
 
 from poolmagic.config import PoolConfig, PoolSettings, find_kind, usable_cpus
 from poolmagic.errors import UsageError, note_once
@@ -31,6 +31,12 @@ def marks(config: PoolConfig) -> dict[str, str]:
     """Return the variables that a worker of such a pool of this process has."""
     cpus = _number(SHARE) or usable_cpus()
     return {LEVEL: str(_number(LEVEL) + 1), SHARE: str(max(1, cpus // config.concurrency))}
+
+
+def _setup_of(settings: PoolSettings) -> PoolSettings:
+    """Return what of the settings of a pool holds for any kind of pool."""
+    names = ("initializer", "initargs", "finalizer")
+    return cast("PoolSettings", {name: value for name, value in settings.items() if name in names})
 
 
 def fit(kind: str, concurrency: int | None, settings: PoolSettings) -> tuple[str, int | None, PoolSettings]:
@@ -56,5 +62,5 @@ def fit(kind: str, concurrency: int | None, settings: PoolSettings) -> tuple[str
             f"a {row.name} pool in a task is solo here: the other tasks have the other CPUs; "
             "name a concurrency to have processes all the same"
         )
-        return "solo", None, {}
+        return "solo", None, _setup_of(settings)
     return kind, share, settings

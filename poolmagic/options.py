@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Literal, TypedDict, cast
+from typing import Any, Final, Literal, SupportsIndex, TypedDict, cast
 
 from poolmagic.config import PoolSettings, count_option
 from poolmagic.errors import UsageError
 from poolmagic.quantities import read_rate, read_seconds
+from poolmagic.randomness import LARGEST
 
 __all__ = ["PoolOptionsDict", "RunOptions", "RunOptionsDict", "TaskOptionsDict", "divide"]
 
@@ -28,6 +29,8 @@ class TaskOptionsDict(TypedDict, total=False):
     retry_backoff_max: float
     crash_retries: int
     rate_limit: float | str | None
+    seed: int | None
+    prefix: bool | None
 
 
 class PoolOptionsDict(PoolSettings, TaskOptionsDict, total=False):
@@ -37,7 +40,7 @@ class PoolOptionsDict(PoolSettings, TaskOptionsDict, total=False):
 class RunOptionsDict(TaskOptionsDict, total=False):
     """The keyword options of the `map` family; see `RunOptions`."""
 
-    on_error: Literal["raise", "return", "skip"]
+    on_error: Literal["raise", "return", "skip", "collect"]
     return_exceptions: bool
     chunksize: int | None
     buffersize: int | None
@@ -50,7 +53,8 @@ class RunOptions:
 
     Attributes:
         on_error: ``"raise"`` stops dispatching at the first failure and raises it, ``"return"`` puts a `Failure` in
-            the item's place, ``"skip"`` leaves the item out.
+            the item's place, ``"skip"`` leaves the item out, ``"collect"`` runs all of them and raises one
+            `FailedItems` at the end if any failed.
         return_exceptions: As in `asyncio.gather`: the exception itself takes the item's place.
         chunksize: Items in a batch; None sizes batches by time.
         buffersize: Most items read ahead of the consumer of `imap`; None bounds it by what the workers have in hand.
@@ -64,9 +68,13 @@ class RunOptions:
         retry_backoff_max: Seconds before any retry, at most.
         crash_retries: How often an item is run again whose worker died.
         rate_limit: Items that may start in a second, or a text such as ``"100/m"``; None for any number.
+        seed: What the random numbers of the items come from, and those of `random` and `numpy.random`; None has a
+            seed drawn, and leaves the generators of the process alone.
+        prefix: Put ``[17]``, the index of its item, before each line that a task prints; None does so where a person
+            looks on.
     """
 
-    on_error: Literal["raise", "return", "skip"] = "raise"
+    on_error: Literal["raise", "return", "skip", "collect"] = "raise"
     return_exceptions: bool = False
     chunksize: int | None = None
     buffersize: int | None = None
@@ -79,6 +87,8 @@ class RunOptions:
     retry_backoff_max: float = 600.0
     crash_retries: int = 1
     rate_limit: float | None = None
+    seed: int | None = None
+    prefix: bool | None = None
 
     @classmethod
     def make(
@@ -99,9 +109,9 @@ class RunOptions:
                 raise UsageError(f"unknown option {name!r}; use one of {', '.join(names)}")
         checked = {name: _CHECKS[name](name, value) if name in _CHECKS else value for name, value in given.items()}
         options = replace(defaults or _DEFAULTS, **checked)
-        if options.on_error not in ("raise", "return", "skip"):
-            raise UsageError(f"on_error={options.on_error!r}: use 'raise', 'return' or 'skip'")
-        for option in ("return_exceptions", "progress"):
+        if options.on_error not in ("raise", "return", "skip", "collect"):
+            raise UsageError(f"on_error={options.on_error!r}: use 'raise', 'return', 'skip' or 'collect'")
+        for option in ("return_exceptions", "progress", "prefix"):
             if getattr(options, option) not in (None, True, False):
                 raise UsageError(f"{option}={getattr(options, option)!r}: use True or False")
         if options.return_exceptions and options.on_error != "raise":
@@ -140,6 +150,14 @@ def _count(option: str, value: object) -> int:
     return 0 if value == 0 and not isinstance(value, bool) else count_option(option, value)
 
 
+def _seed(option: str, value: object) -> int:
+    """Return a seed, also if it is one of NumPy's integers; raises `UsageError`."""
+    number = int(value) if isinstance(value, SupportsIndex) and not isinstance(value, bool) else -1
+    if not 0 <= number <= LARGEST:
+        raise UsageError(f"{option}={value!r}: use a whole number from 0 to 2**128 - 1")
+    return number
+
+
 def _maybe(check: Any) -> Any:
     return lambda option, value: None if value is None else check(option, value)
 
@@ -155,6 +173,7 @@ _CHECKS: Final[dict[str, Any]] = {
     "retry_backoff_max": read_seconds,
     "crash_retries": _count,
     "rate_limit": _maybe(read_rate),
+    "seed": _maybe(_seed),
 }
 
 _DEFAULTS: Final = RunOptions()

@@ -12,7 +12,9 @@ from typing import Any, Final
 from poolmagic.describe import describe_value
 from poolmagic.errors import RunCancelled, annotate
 from poolmagic.failure import Failure
+from poolmagic.feed import Feed
 from poolmagic.options import RunOptions
+from poolmagic.timings import Timings
 
 __all__ = ["MISSING", "Outcomes"]
 
@@ -34,6 +36,7 @@ class Outcomes:
         failures: By index.
         attempts: The errors of earlier attempts of items that were tried again, by index.
         done: How many items have a value.
+        timings: When items ran.
     """
 
     def __init__(self, name: str, total: int | None, options: RunOptions, changed: threading.Condition) -> None:
@@ -41,6 +44,7 @@ class Outcomes:
         self.failures: dict[int, Failure] = {}
         self.attempts: dict[int, list[BaseException]] = {}
         self.done = 0
+        self.timings = Timings()
         self._name = name
         self._options = options
         self._changed = changed
@@ -79,6 +83,10 @@ class Outcomes:
     def failed_for_now(self, index: int, error: BaseException, worker: str) -> None:
         """Keep the error of an item that is run again."""
         self.attempts.setdefault(index, []).append(error)
+
+    def timed(self, timings: bytes, worker: str, feed: Feed) -> None:
+        """Keep when items ran."""
+        self.timings.take(timings, worker, feed.pulled, feed.indices)
 
     def room(self) -> int | None:
         """Return None: all results are kept, so nothing is gained by waiting."""

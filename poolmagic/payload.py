@@ -25,18 +25,17 @@ from typing import Any, Final, Protocol, TypeAlias
 from poolmagic import records, traces
 from poolmagic.advice import origin, say
 from poolmagic.culprits import SECONDS, explain
+from poolmagic.equipped import Equipped
 from poolmagic.errors import PayloadError, TaskCancelled, note_once
 from poolmagic.memory import LARGE, ONE_FILE, Payload, Retained, store
 from poolmagic.picklers import PROTOCOL, dumps, find_heavy, is_aimed_at_thread
-from poolmagic.retrying import Retrying
+from poolmagic.xray import HEAVY, captures
 
 __all__ = ["Broken", "Codec", "Direct", "Load", "Opened", "Pickled", "seal", "unseal", "weigh"]
 
 _ATOMS: Final = frozenset({int, float, complex, bool, str, bytes, type(None)})
 KEPT_FILE: Final = 1 << 20
 """Bytes after which a report gets another file: its results may be kept for long, and some of them only."""
-HEAVY: Final = 50_000_000
-"""Bytes of a captured object that its user is told of."""
 
 Sealed: TypeAlias = "bytes | Payload"
 Broken: TypeAlias = dict[int, BaseException]
@@ -205,11 +204,16 @@ class Pickled:
         except BaseException as error:  # a `__reduce__` that exits is a function that cannot be sent
             if is_aimed_at_thread(error):
                 raise
-            raise _unpackable("function", "the workers", function, error, SECONDS) from error
-        users = function.function if isinstance(function, Retrying) else function
-        payload = seal((entry, traces.sources(users)), ONE_FILE, self._retained)
+            told = _unpackable("function", "the workers", function, error, SECONDS)
+            note = captures(function.function if isinstance(function, Equipped) else function)
+            if note:
+                told.add_note(note)
+            raise told from error
+        users = function.users if isinstance(function, Equipped) else (function,)
+        cells = {name: text for user in users for name, text in traces.sources(user).items()}
+        payload = seal((entry, cells), ONE_FILE, self._retained)
         if weigh(payload) >= HEAVY:
-            _tell_of_weight(users)
+            _tell_of_weight(users[0])
         return payload
 
     def load_function(self, payload: Sealed) -> Callable[..., Any]:

@@ -21,7 +21,7 @@ import cloudpickle
 from poolmagic.errors import SoftTimeLimitExceeded, TaskCancelled
 from poolmagic.memory import is_shared
 
-__all__ = ["OUTSIDE", "PROTOCOL", "Pickler", "dumps", "find_heavy", "is_aimed_at_thread"]
+__all__ = ["OUTSIDE", "PROTOCOL", "Pickler", "dumps", "find_heavy", "is_aimed_at_thread", "is_importable"]
 
 PROTOCOL: Final = 5
 OUTSIDE: Final = 1 << 17
@@ -35,7 +35,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
 
     def reducer_override(self, value: Any) -> Any:
         """Return how to rebuild a value; `NotImplemented` leaves it to the usual ways."""
-        if isinstance(value, _CACHED) and not _is_importable(value):
+        if isinstance(value, _CACHED) and not is_importable(value):
             options = value.cache_parameters()
             return _cached, (options["maxsize"], options["typed"], value.__wrapped__)
         return super().reducer_override(value)
@@ -45,7 +45,7 @@ def _cached(maxsize: int | None, typed: bool, function: Callable[..., Any]) -> C
     return functools.lru_cache(maxsize, typed)(function)
 
 
-def _is_importable(value: Any) -> bool:
+def is_importable(value: Any) -> bool:
     """Whether `value` is found under its own name in an importable module, so that its name is enough."""
     module = getattr(value, "__module__", None)
     if module in (None, "__main__") or module in cloudpickle.list_registry_pickle_by_value():
@@ -129,7 +129,7 @@ def _captured(function: Any, path: str = "", seen: set[int] | None = None) -> It
     for place, name, value in variables:
         if not isinstance(value, types.FunctionType):
             yield path, place, name, value
-        elif not _is_importable(value):
+        elif not is_importable(value):
             yield from _captured(value, path, seen)
 
 

@@ -7,7 +7,6 @@ all else is handed to the supervisor. The current pool (of the cell, of the sess
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -18,26 +17,25 @@ from types import TracebackType
 from typing import Any, NoReturn, Self, Unpack
 
 import poolmagic
-from poolmagic.asking import Engine
-from poolmagic.config import PoolConfig, check_function, count_option
+from poolmagic.config import PoolConfig, count_option
 from poolmagic.core import events as ev
 from poolmagic.crew import CrewState
-from poolmagic.current import cell_pool, choose, live_pools, register, set_session_pool
-from poolmagic.engine import CrewEngine, picture
+from poolmagic.current import cell_pool, choose, live_pools, set_session_pool
+from poolmagic.engine import picture
 from poolmagic.errors import UsageError
 from poolmagic.feed import Feed
 from poolmagic.futures import ResultIterator, TaskFuture
-from poolmagic.inbox import Work, next_number
+from poolmagic.inbox import next_number
 from poolmagic.inline import run_at_once
 from poolmagic.inputs import name_of, read
-from poolmagic.interrupts import hold
 from poolmagic.launcher import check_platform
 from poolmagic.nesting import fit
 from poolmagic.options import PoolOptionsDict, RunOptions, RunOptionsDict, TaskOptionsDict, divide
 from poolmagic.payload import Direct
-from poolmagic.retrying import Retrying
-from poolmagic.runs import Display, Run
-from poolmagic.snapshot import PoolSnapshot, RunSnapshot
+from poolmagic.runs import OpenDisplay, Run
+from poolmagic.snapshot import PoolSnapshot
+from poolmagic.stacks import Stacks
+from poolmagic.tenancy import Tenant
 
 __all__ = ["Pool", "cell_pool", "live_pools", "set_session_pool"]
 
@@ -47,7 +45,7 @@ _IMAP_OPTIONS = ("on_error", "return_exceptions", "chunksize", "buffersize", *_T
 _numbers = itertools.count(1)
 
 
-class Pool:
+class Pool(Tenant):
     """Workers that run a notebook's functions. Making one is cheap: its workers start when they are first needed.
 
     ``with`` closes it, and waits: what was submitted is finished, iterators that are not at their end are closed.
@@ -69,14 +67,18 @@ class Pool:
             replaced after the task it runs; one that goes a quarter beyond is ended. ``memory_limit``: bytes that all
             processes of the pool may take, 85 % of what the machine or the container has unless given; beyond
             that nothing more is started. ``idle_timeout``: seconds after which idle workers end, 300 unless given.
+            ``initializer``: a function that each worker calls once, with the arguments ``initargs``, before its first
+            task; threads and solo call it once in the kernel. What it assigns with ``global`` is there for the tasks.
+            If it fails, the run that needed it ends with `InitializerError`. ``finalizer``: a function that a worker
+            calls at its orderly end; one that is killed does not.
             And the options of a run that say how tasks are run, for all runs that say nothing else: ``time_limit``,
             ``soft_time_limit``, ``retries``, ``retry_on``, ``retry_backoff``, ``retry_backoff_max``,
-            ``crash_retries``, ``rate_limit``; see `map`.
+            ``crash_retries``, ``rate_limit``, ``seed``, ``prefix``; see `map`.
 
     Attributes:
         config: The settings.
         name: The name.
-        last_run: The last run that failed or was interrupted; None if there is none.
+        last_run: The last run that failed, was interrupted, or printed more than was shown; None if there is none.
         is_closed: Whether the pool takes no more work.
 
     Raises:
@@ -93,18 +95,16 @@ class Pool:
     ) -> None:
         own, self._defaults = divide(settings)
         fit_kind, fit_concurrency, fit_own = fit(kind, concurrency, own)
-        self.config = PoolConfig.make(fit_kind, fit_concurrency, **fit_own)
-        check_platform(self.config)
-        self.name = name or f"{self.config.kind.name}-{next(_numbers)}"
+        config = PoolConfig.make(fit_kind, fit_concurrency, **fit_own)
+        check_platform(config)
+        super().__init__(config, name or f"{config.kind.name}-{next(_numbers)}")
         self.last_run: Run | None = None
-        self._lock = threading.Lock()
-        self._engine: CrewEngine | None = None
-        self._release: weakref.finalize[[], Pool] | None = None
-        self.is_closed = False
-        self._process = os.getpid()
         self._iterators: weakref.WeakSet[ResultIterator] = weakref.WeakSet()
+        self._submissions = itertools.count()
         if settings.get("preload") is not None:
             settings["preload"] = self.config.preload  # the user's may be an iterator, which can be read only once
+        if config.setup is not None and "initargs" in settings:
+            settings["initargs"] = config.setup.arguments  # likewise
         self._twin = partial(type(self), kind, concurrency, **settings)
 
     # Mapping -------------------------------------------------------------------------------------------------------
@@ -118,7 +118,8 @@ class Pool:
             f: Any function, lambdas and those of notebook cells included.
             iterables: The items.
             options: ``on_error="raise"`` (the default) stops at the first failure and raises it; ``"return"`` puts a
-                `Failure` in its place, ``"skip"`` leaves it out; ``return_exceptions=True`` puts the exception itself.
+                `Failure` in its place, ``"skip"`` leaves it out, ``"collect"`` runs all items and then raises one
+                `FailedItems` if any failed; ``return_exceptions=True`` puts the exception itself.
                 ``chunksize`` is the number of items in a batch, sized by time if it is not given. ``progress`` is
                 True, False or None (where a person looks on). ``time_limit`` and ``soft_time_limit`` are seconds from
                 each item's own start: beyond the first it is stopped and fails with `TimeLimitExceeded`, at the second
@@ -126,7 +127,10 @@ class Pool:
                 with one of ``retry_on`` (any unless given), after waits of random length that grow from
                 ``retry_backoff`` (1.0) to ``retry_backoff_max`` (600) seconds. ``crash_retries`` is how often an item
                 is run again whose worker died, once unless given. ``rate_limit`` is how many items may start, per
-                second or as ``"100/m"``.
+                second or as ``"100/m"``. ``prefix`` puts the index of its item before each line that a task prints:
+                True, False or None (where a person looks on). ``seed`` makes the random numbers of the items
+                repeatable: those of `pm.rng`, and on prefork and solo those of `random` and `numpy.random`; unless
+                given, a seed is drawn.
 
         Raises:
             UsageError: The call cannot work; nothing was started.
@@ -179,9 +183,10 @@ class Pool:
             PayloadError: The function or an argument cannot be pickled.
         """
         engine, work = self._prepare(f, 2, self._defaults)
-        feed = Feed(iter([(args, kwargs)]), 1, Direct() if engine is None else engine.codec)
+        index = next(self._submissions)
+        feed = Feed(iter([(args, kwargs)]), 1, Direct() if engine is None else engine.codec, index=index)
         if engine is None:
-            return run_at_once(work, (args, kwargs))
+            return run_at_once(work, (args, kwargs), index)
         pulled = feed.pull(1)
         for error in pulled.broken.values():
             raise error
@@ -193,7 +198,7 @@ class Pool:
         """Start a map and return its `Run`, which can be used while it goes on; does not block.
 
         On solo, which has no workers, it blocks and the run is over when it is returned. The items are read by a
-        thread of the run's own.
+        thread of the run's own. In a notebook a panel shows the run, and goes on when the cell has ended.
 
         Args:
             f: As for `map`.
@@ -204,11 +209,12 @@ class Pool:
             UsageError: The call cannot work; nothing was started.
         """
         run = self._make_run(f, read(iterables), 0 if len(iterables) == 1 else 1, options)
+        display = self._open_display(options.get("progress"), background=True)
         if run.is_inline:
-            run.drive(None)
+            run.drive(display)
         else:
             run.begin()
-            drive = partial(run.drive, None, begun=True)
+            drive = partial(run.origin.run, run.drive, display, begun=True)
             threading.Thread(target=drive, name=f"poolmagic-run-{run.id}", daemon=True).start()
         return run
 
@@ -250,21 +256,27 @@ class Pool:
         state = CrewState("new", (), 0, 0, 0) if engine is None else engine.state()
         return picture(self.name, self.config, state, self.is_closed)
 
+    def stacks(self) -> Stacks:
+        """Return what every task does now, line by line; blocks for about a second at most, and disturbs no task."""
+        if self.config.kind.start == "inline":
+            what = "nothing runs: solo runs its tasks in the thread that asks for them, which is asking for this now"
+            return Stacks(self.name, remark=what)
+        with self._lock:
+            engine = self._engine
+        if engine is None or not engine.is_here:
+            return Stacks(self.name, remark="no worker has been needed yet")
+        return Stacks.ask(self.name, engine.inquire())
+
     def close(self) -> None:
-        """Take no more work, finish what there is, then stop the workers; does not block. Twice equals once."""
+        """Take no more work, finish what there is, then stop the workers; does not block. Twice equals once.
+
+        Runs that are paused go on.
+        """
         self._stop(ev.Close())
 
     def terminate(self) -> None:
         """Stop now: runs are cancelled and workers killed; does not block. Twice equals once."""
         self._stop(ev.Terminate())
-
-    def _stop(self, event: ev.Event) -> None:
-        with self._lock:
-            self.is_closed = True
-            if self._release is not None:
-                self._release.detach()
-            if self._engine is not None:
-                self._engine.post(event)
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until all workers of a closed pool have ended; blocks at most `timeout` seconds.
@@ -308,56 +320,6 @@ class Pool:
 
     # Within the package --------------------------------------------------------------------------------------------
 
-    def sever(self) -> None:
-        """Be closed, in a process forked off the one that has the workers; have nothing to do with them any more."""
-        self._lock = threading.Lock()
-        self.is_closed = True
-        self._engine = None
-        if self._release is not None:
-            self._release.detach()
-
-    def _lease(self) -> CrewEngine:
-        """Return the engine, and get a crew for it first if there is none."""
-        if self._process != os.getpid():
-            raise UsageError(f"{self.name} belongs to the process that made it: make a new Pool in this one")
-        with hold(), self._lock:
-            if self.is_closed:
-                raise UsageError(f"{self.name} is closed: make a new Pool")
-            if self._engine is None:
-                self._engine = CrewEngine.lease(self.config)
-                self._release = weakref.finalize(self, self._engine.release)
-                self._release.atexit = False
-                register(self)
-            return self._engine
-
-    def _own_engine(self) -> CrewEngine | None:
-        """Return the engine; None where the calling thread runs the tasks: on solo, and in a slot of this very pool."""
-        if self.config.kind.start == "inline":
-            if self.is_closed:
-                raise UsageError(f"{self.name} is closed: make a new Pool")
-            return None
-        engine = self._lease()
-        return None if engine.is_inside() else engine
-
-    def _prepare(self, f: Callable[..., Any], stars: int, options: RunOptions) -> tuple[CrewEngine | None, Work]:
-        """Check and pack a function; see `_own_engine`."""
-        check_function(self.config.kind, f)
-        engine = self._own_engine()
-        if engine is None:
-            return None, Work(f, stars, options)
-        payload = engine.codec.pack_function(Retrying(f, options.retry_on) if options.retries else f)
-        engine.prepare(payload)
-        return engine, Work(payload, stars, options)
-
-    def _work_again(self, work: Work, f: Callable[..., Any] | None) -> tuple[Engine | None, Work]:
-        """Return what a resumed run needs: the same function or a repaired one."""
-        if f is None:
-            engine = self._own_engine()
-            if engine is not None:
-                engine.prepare(work.payload)
-            return engine, work
-        return self._prepare(f, work.stars, work.options)
-
     def _make_run(
         self, f: Callable[..., Any], source: tuple[Iterator[Any] | range, int | None], stars: int, given: RunOptionsDict
     ) -> Run:
@@ -374,8 +336,8 @@ class Pool:
         run.drive(self._open_display(given.get("progress")))
         return run.result()
 
-    def _open_display(self, progress: bool | None) -> Callable[[RunSnapshot], Display] | None:
-        found: Callable[[RunSnapshot], Display] | None = poolmagic.find_display(progress)
+    def _open_display(self, progress: bool | None, *, background: bool = False) -> OpenDisplay | None:
+        found: OpenDisplay | None = poolmagic.find_display(progress, background)
         return found
 
     def _lazy(
@@ -388,6 +350,8 @@ class Pool:
         with_index: bool,
     ) -> ResultIterator:
         options = RunOptions.make(given, _IMAP_OPTIONS, self._defaults)
+        if options.on_error == "collect":
+            raise UsageError("on_error='collect': an iterator may have no end to raise at; use 'return', map or start")
         source = read(iterables)
         engine, work = self._prepare(f, 0 if len(iterables) == 1 else 1, options)
         feed = Feed(*source, Direct() if engine is None else engine.codec)

@@ -29,6 +29,7 @@ from poolmagic.errors import note_once
 from poolmagic.inner_threads import VARIABLES
 from poolmagic.lifelines import LOOK_SECONDS, MAXRSS_UNIT, Child, end_group
 from poolmagic.messages import Message
+from poolmagic.tapes import Tape
 
 __all__ = ["Loop", "ProcessLink", "Reap", "Reports", "Surroundings", "explain_trouble", "start_process"]
 
@@ -93,8 +94,8 @@ class Surroundings:
     def now(cls, marks: Mapping[str, str]) -> Surroundings:
         """Return those of this moment, with more variables in the environment."""
         environment, folder = {**os.environ, **marks}, str(Path.cwd())
-        # Jupyter's inline plots need a kernel; in a worker they would fail.
-        if environment.get("MPLBACKEND", "").startswith("module://"):
+        # Jupyter's inline plots need a kernel, and others a screen; in a worker they would fail.
+        if environment.setdefault("MPLBACKEND", "Agg").startswith("module://"):
             environment["MPLBACKEND"] = "Agg"
         return cls(
             # Only text counts for imports, though people put paths of other types in.
@@ -121,6 +122,7 @@ class ProcessLink:
     Attributes:
         pid: Its process id, while it has one.
         board: Its board.
+        tapes: What it writes to its stdout and stderr beside Python's streams; it takes that itself while it lives.
         spare: Records on the board beyond those of its slots.
         trouble: Why it could not be started, in words; else empty.
         is_cut: Whether it was ended because it had closed its end of the line, or had become another program.
@@ -138,6 +140,7 @@ class ProcessLink:
         self._channel: Channel | None = None
         self._killed = False
         self._over = False
+        self.tapes: dict[str, Tape] = {}
         try:
             self._open()
         except OSError as error:
@@ -147,13 +150,30 @@ class ProcessLink:
     def _open(self) -> None:
         self.board, self.board_descriptor = Board.create()
         try:
+            for stream in ("stdout", "stderr"):
+                self.tapes[stream] = Tape.create()
             ours, self.theirs = socket.socketpair()
         except OSError:
             os.close(self.board_descriptor)
             self.board.close()
+            self._close_tapes()
             raise
         self._channel = Channel(ours)
         self._loop.watch(self._channel, self._read)
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Those that the worker gets: its end of the line, its board, and what is to be its stdout and its stderr."""
+        return self.theirs.fileno(), self.board_descriptor, *(tape.descriptor for tape in self.tapes.values())
+
+    def leftover(self) -> list[tuple[str, str]]:
+        """Return what the process, which has ended, wrote beside Python's streams at last: streams and texts."""
+        return [(stream, text) for stream, tape in self.tapes.items() if (text := tape.rest())]
+
+    def _close_tapes(self) -> None:
+        for tape in self.tapes.values():
+            tape.close()
+        self.tapes.clear()
 
     def release(self) -> None:
         """Close what the worker has its own copy of by now."""
@@ -218,6 +238,7 @@ class ProcessLink:
         self.release()
         self._reports.ended(self._worker, exitcode, peak)
         self.board.close()
+        self._close_tapes()
 
 
 def explain_trouble(error: OSError) -> str:

@@ -1,9 +1,10 @@
 """Whether and how a blocking run shows its progress.
 
-`wants_progress` decides whether anybody looks on, `open_progress` picks a bar: ipywidgets in a notebook, a line of text
-(tqdm) everywhere else. Both are called by the thread that waits for the run; the bar belongs to it.
+`wants_progress` decides whether anybody looks on, `find_display` picks what is shown: a panel in a notebook, a line of
+text (tqdm) everywhere else. Both are called by the thread that starts the run; what is shown belongs to the thread that
+drives it.
 
-The only state of this module is how many `quiet` blocks are open, and it is changed by the thread that runs cells.
+The module owns no state.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from poolmagic import widgets
+from poolmagic import panel
+from poolmagic.background import here, is_quiet, quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from poolmagic.runs import Run
     from poolmagic.snapshot import RunSnapshot
 
-__all__ = ["Progress", "open_progress", "quiet", "wants_progress"]
+__all__ = ["Progress", "find_display", "quiet", "wants_progress"]
 
 
 class Progress(Protocol):
@@ -34,20 +36,6 @@ class Progress(Protocol):
         """Show how the run ended; called once, also after a failure or an interrupt. Does not block."""
 
 
-_quiet = 0
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Turn progress off inside the block, for all runs that do not ask for it with ``progress=True``."""
-    global _quiet
-    _quiet += 1
-    try:
-        yield
-    finally:
-        _quiet -= 1
-
-
 def wants_progress(option: bool | None) -> bool:
     """Return whether a run shows progress; does not block.
 
@@ -58,7 +46,7 @@ def wants_progress(option: bool | None) -> bool:
     """
     if option is not None:
         return option
-    if _quiet or os.environ.get("POOLMAGIC_NONINTERACTIVE", "0") not in ("", "0"):
+    if is_quiet() or os.environ.get("POOLMAGIC_NONINTERACTIVE", "0") not in ("", "0"):
         return False
     kernel = _kernel()
     if kernel is not None:
@@ -67,15 +55,39 @@ def wants_progress(option: bool | None) -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def open_progress(snapshot: RunSnapshot) -> Progress:
-    """Start to show the progress of a run, in the way the front end can; does not block."""
+def find_display(option: bool | None, *, background: bool = False) -> Callable[[Run], Progress] | None:
+    """Return what starts to show the progress of a run, in the way the front end can; None if nobody wants it.
+
+    Call it in the thread that starts the run, and what it returns in the one that drives it; neither blocks.
+
+    Args:
+        option: As for `wants_progress`.
+        background: Nobody waits for the run. It is shown in notebooks only: at a terminal something else is going on.
+    """
+    if not wants_progress(option):
+        return None
     kernel = _kernel()
-    if kernel is None or not _has_widgets(kernel):
-        return TextBar(snapshot)
+    if kernel is not None and _has_widgets(kernel):
+        return partial(_open_panel, hears=_hears(kernel))
+    return None if background or here() is not None else _open_bar
+
+
+def _open_panel(run: Run, hears: bool) -> Progress:
+    if panel.count_open() >= panel.MOST_PANELS and threading.current_thread() is not threading.main_thread():
+        return _Unseen()
     try:
-        return widgets.WidgetBar(snapshot)
+        return panel.Panel(run, hears=hears)
     except ImportError:  # no ipywidgets in this kernel's environment
-        return TextBar(snapshot)
+        return _open_bar(run)
+
+
+def _open_bar(run: Run) -> Progress:
+    return TextBar(run.snapshot())
+
+
+def _hears(kernel: Any) -> bool:
+    """Whether a kernel can hear buttons while a cell blocks it."""
+    return "kernel subshells" in kernel.kernel_info.get("supported_features", ())
 
 
 def _kernel() -> Any:
@@ -104,12 +116,22 @@ def _has_widgets(kernel: Any) -> bool:
     return "JPY_SESSION_NAME" in os.environ or "google.colab" in sys.modules
 
 
+class _Unseen:
+    """Shows nothing of a run that nobody waits for, beside many others."""
+
+    def update(self, snapshot: RunSnapshot) -> None:
+        """Do nothing."""
+
+    def close(self, snapshot: RunSnapshot) -> None:
+        """Do nothing."""
+
+
 class TextBar:
     """A line of text at stderr, by tqdm; inside a bar of the user's own it goes away at the end."""
 
     def __init__(self, snapshot: RunSnapshot) -> None:
+        # Nothing is shown yet: an interrupt may strike here, and nobody would say how the run ended.
         self._bar = _text_bar(snapshot)
-        self.update(snapshot)
 
     def update(self, snapshot: RunSnapshot) -> None:
         """Show how far the run is; does not block."""

@@ -7,48 +7,57 @@ own); any thread may read them, ask for the result or cancel.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from functools import partial
+from types import TracebackType
 from typing import Any, Final
 
 from poolmagic.asking import Asking, Engine
+from poolmagic.background import adopt, next_number
 from poolmagic.core.events import Verdict
-from poolmagic.driving import TICK, Display, drive
+from poolmagic.driving import TICK, OpenDisplay, drive
 from poolmagic.errors import InternalError, RunCancelled, UsageError, annotate
 from poolmagic.failure import Failure
 from poolmagic.feed import Feed
+from poolmagic.groups import gather, note_others
 from poolmagic.inbox import Work
 from poolmagic.inline import InlineAsking
 from poolmagic.interrupts import hold
+from poolmagic.logbook import note
+from poolmagic.origin import Origin
 from poolmagic.outcomes import MISSING, Outcomes
-from poolmagic.snapshot import RunSnapshot, run_line
+from poolmagic.outputs import Outputs
+from poolmagic.report import Reported
 
-__all__ = ["Display", "Run"]
+__all__ = ["OpenDisplay", "Run"]
 
 GRACE: Final = 0.1
 """Seconds that running items have to end by themselves after the wait for the run was cancelled."""
 LATE: Final = 2.0
 """Seconds that a run that is resumed waits for the end of what it left running when it was interrupted."""
 
-_numbers = itertools.count(1)
 
-
-class Run:
+class Run(Reported):
     """One map: usable while it goes on, and after. Made by `Pool.start` and inside of `Pool.map`.
 
     Attributes:
         id: Number of the run in this kernel.
         name: Name of its function.
+        origin: The cell that started it.
+        outputs: What its items printed, by their index; see `poolmagic.outputs.Outputs`.
+        seed: What the random numbers of its items come from; see `poolmagic.rng`.
     """
 
     def __init__(self, pool: Any, engine: Engine | None, work: Work, feed: Feed, name: str) -> None:
-        self.id = next(_numbers)
+        self.id = next_number()
         self.name = name
+        self.origin = Origin.here()
+        self.outputs = Outputs()
+        self.seed = work.numbers.seed
         # The run keeps its pool alive while it goes on, but not for ever after: pools know their last run.
         self._busy_pool: Any = pool
         self._pool_ref = weakref.ref(pool)
@@ -67,9 +76,13 @@ class Run:
         self._earlier = 0
         self._state = "running"
         self._error: BaseException | None = None
+        self._trace: TracebackType | None = None
+        """Where that was raised; each time that it is raised again adds the lines of who asked."""
         self._started = time.monotonic()
         self._elapsed: float | None = None
         self._callbacks: list[Callable[[], None]] = []
+        adopt(self)
+        self._entry = note(self, pool.name)
 
     # For everybody -------------------------------------------------------------------------------------------------
 
@@ -89,16 +102,25 @@ class Run:
             RunCancelled: The run was cancelled.
             WorkerLostError: No worker can be started.
             Exception: The first failed item's own exception, if `on_error` is ``"raise"``, or that of the input.
+            FailedItems: Items failed, if `on_error` is ``"collect"``.
         """
         __tracebackhide__ = True
-        self._wait(timeout)
+        self.wait(timeout)
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(self._trace)
         if self._outcomes.done == len(self._outcomes.values):
             return self._outcomes.values.copy()
         return [value for value in self._outcomes.values if value is not MISSING]
 
-    def _wait(self, timeout: float | None = None) -> None:
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until the run is over, however it ended.
+
+        Args:
+            timeout: Seconds to wait; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: The run goes on; nothing is lost.
+        """
         self._check_place()
         with self._changed:
             if not self._changed.wait_for(self.done, timeout):
@@ -132,47 +154,6 @@ class Run:
     def is_inline(self) -> bool:
         """Whether the thread that asks for it runs its tasks."""
         return self._engine is None
-
-    def done(self) -> bool:
-        """Return whether the run is over, however it ended. Does not block."""
-        return self._state != "running"
-
-    def cancel(self) -> None:
-        """End the run: nothing more is dispatched and what runs is stopped. Does not block; twice equals once.
-
-        A running item of a prefork pool is stopped by replacing its worker, one of a green pool by killing its green
-        thread, one of a threads pool by an exception that strikes when it is in Python code.
-        """
-        asking = self._asking
-        if asking is not None:
-            asking.halt(Verdict.CANCELLED, kill=True)
-
-    def snapshot(self) -> RunSnapshot:
-        """Return a picture of this moment. Blocks for well under a millisecond."""
-        busy, slots, unreported = 0, 0, 0
-        asking = self._asking
-        if asking is not None and not self.done():
-            busy, slots, unreported = asking.busy()
-        elapsed = time.monotonic() - self._started if self._elapsed is None else self._elapsed
-        total = len(self._outcomes.values) if self._total is None and self._feed.exhausted else self._total
-        # What is on its way from the books to here is in neither count for a moment; a bar must not go back for that.
-        failed = len(self._outcomes.failures)
-        finished = max(self._finished, self._outcomes.done + failed + unreported)
-        self._finished = finished = finished if total is None else min(finished, total)
-        done = finished - failed if self._state == "running" else self._outcomes.done
-        return RunSnapshot(
-            self.id,
-            self.name,
-            self._kind,
-            self._state,
-            done,
-            failed,
-            total,
-            elapsed,
-            busy,
-            slots,
-            self._earlier,
-        )
 
     def resume(self, f: Callable[..., Any] | None = None, *, progress: bool | None = None) -> list[Any]:
         """Run what has no result yet, failed items included, and return the whole list; blocks as `Pool.map` does.
@@ -211,8 +192,11 @@ class Run:
             self._late = None
 
     def _begin_again(self, pool: Any, engine: Engine | None, work: Work) -> None:
+        adopt(self)
         self._engine, self._work, self._busy_pool = engine, work, pool
+        self.origin = Origin.here()
         self._earlier = self._finished = self._outcomes.done
+        self._outcomes.timings.earlier = self._outcomes.timings.worked
         final = [] if self._work.options.fail_fast else [(failure.index, failure.item) for failure in self.failures]
         for index in self._outcomes.failures:
             self._outcomes.values[index : index + 1] = [MISSING]
@@ -226,6 +210,7 @@ class Run:
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over the results in order, as they come; blocks for each. Ends with the error of `result`."""
+        __tracebackhide__ = True
         index = 0
         while True:
             self._check_place()
@@ -233,15 +218,18 @@ class Run:
                 self._changed.wait_for(partial(self._is_decided, index))
             if self._has(index):
                 yield self._outcomes.values[index]
-            elif self.done() and self._error is not None:
-                raise self._error
-            elif self.done() and index >= len(self._outcomes.values):
-                return
+            elif self.done() and not self._is_passed_over(index):
+                if self._error is not None:
+                    raise self._error.with_traceback(self._trace)
+                if index >= len(self._outcomes.values):
+                    return
             index += 1
 
     def _is_decided(self, index: int) -> bool:
-        passed_over = index in self._outcomes.failures and not self._work.options.fail_fast
-        return self.done() or self._has(index) or passed_over
+        return self.done() or self._has(index) or self._is_passed_over(index)
+
+    def _is_passed_over(self, index: int) -> bool:
+        return index in self._outcomes.failures and not self._work.options.fail_fast
 
     def _has(self, index: int) -> bool:
         return index < len(self._outcomes.values) and self._outcomes.values[index] is not MISSING
@@ -251,6 +239,7 @@ class Run:
         return self._awaited().__await__()
 
     async def _awaited(self) -> list[Any]:
+        __tracebackhide__ = True
         self._check_place()
         loop = asyncio.get_running_loop()
         over = asyncio.Event()
@@ -286,23 +275,20 @@ class Run:
         finally:
             self.cancel()
 
-    def __repr__(self) -> str:
-        return f"<Run {self.id}: {run_line(self.snapshot())}>"
-
     # For the asking thread -----------------------------------------------------------------------------------------
 
     def _new_asking(self) -> Asking | InlineAsking:
         """Return the link to the books. It leads back to the run, so it is dropped when the run is over."""
         if self._engine is None:
             return InlineAsking(self._work, self._feed, self._outcomes, self._guard, ahead=True)
-        return Asking(self._engine, self._work, self._feed, self._outcomes, self._guard)
+        return Asking(self._engine, self._work, self._feed, self._outcomes, self._guard, self.outputs)
 
     def begin(self) -> None:
         """Make the run known to the books, so that it can be cancelled; its items are read by who drives it."""
         assert self._asking is not None
         self._asking.announce()
 
-    def drive(self, open_display: Callable[[RunSnapshot], Display] | None, *, begun: bool = False) -> None:
+    def drive(self, open_display: OpenDisplay | None, *, begun: bool = False) -> None:
         """Be the asking thread until the run is over; raises interrupts, and nothing of the run's own."""
         __tracebackhide__ = True
         assert self._asking is not None
@@ -315,17 +301,25 @@ class Run:
         elif self._outcomes.failures and self._work.options.fail_fast:
             self.end("failed", self._first_failure())
         elif asking.verdict is Verdict.DONE:
-            self.end("failed" if self._feed.error else "done", self._feed.error)
+            error = self._feed.error or self._collected()
+            self.end("failed" if error else "done", error)
         else:
             self.end("failed", asking.error or InternalError("the run failed without an error; please report it"))
 
     def _first_failure(self) -> BaseException:
-        error, done = self._outcomes.failures[min(self._outcomes.failures)].exception, self._outcomes.done
+        first, *others = self.failures
+        error, done = first.exception, self._outcomes.done
+        note_others(error, others)
         left = "the rest" if self._total is None else f"the rest, {self._total - done:,}"
         annotate(
             error, f"done so far: {done:,} items, see .results of the run, pool.last_run; its .resume() does {left}"
         )
         return error
+
+    def _collected(self) -> BaseException | None:
+        if not self._outcomes.failures or self._work.options.on_error != "collect":
+            return None
+        return gather(self.failures, len(self._outcomes.values), self)
 
     def end(self, state: str, error: BaseException | None) -> None:
         """Take the end, wake whoever waits for it, and let go of what the run needs no more."""
@@ -333,12 +327,15 @@ class Run:
         if error is not None:
             with suppress(Exception):  # a class that does not let itself be changed; pool.last_run leads here, too
                 error.run = self  # type: ignore[attr-defined]
+        if error is not None or (self._asking is not None and self._asking.has_hidden_output):
             self.pool.last_run = self
         asking, self._asking, self._busy_pool = self._asking, None, None
         if asking is not None:  # else an interrupt struck here the first time
             self._late = asking if asking.has_more else None
         with self._changed:
             self._state, self._error = state, error
+            self._trace = None if error is None else error.__traceback__
             self._changed.notify_all()
             for callback in self._callbacks:  # under the lock: who no longer waits takes his back under it
                 callback()
+        self._entry.close()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 __all__ = [
+    "IDLE",
+    "ItemSnapshot",
     "PoolSnapshot",
     "RunSnapshot",
+    "RunView",
     "TaskSnapshot",
     "WorkerSnapshot",
     "pool_table",
@@ -15,6 +18,39 @@ __all__ = [
     "show_bytes",
     "show_seconds",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemSnapshot:
+    """An item of a run that runs: its index in the user's input, for how many seconds it has run, and on which worker.
+
+    Of a series of items that take microseconds each, `seconds` may be the time since the first of them.
+    """
+
+    index: int
+    seconds: float
+    worker: int
+
+
+class RunView(NamedTuple):
+    """What the books know of a run that goes on, and the boards of its workers.
+
+    Attributes:
+        busy: Slots that run something, of this run or another.
+        slots: Slots that there are.
+        unreported: Items that are over and not reported yet.
+        running: Items of the run that run.
+        is_paused: Nothing more of it is started for the time being.
+    """
+
+    busy: int = 0
+    slots: int = 0
+    unreported: int = 0
+    running: tuple[ItemSnapshot, ...] = ()
+    is_paused: bool = False
+
+
+IDLE: Final = RunView()
 
 
 @dataclass(frozen=True)
@@ -33,6 +69,9 @@ class RunSnapshot:
         busy: Slots that run something.
         slots: Slots that there are.
         earlier: Items that were done before the run was resumed.
+        running: The items that run; which slot comes first says nothing.
+        worked: Seconds that finished items took in all, those of one worker after those of another; 0 if not known.
+        paused: Nothing more is started for the time being.
     """
 
     id: int
@@ -46,6 +85,20 @@ class RunSnapshot:
     busy: int
     slots: int
     earlier: int = 0
+    running: tuple[ItemSnapshot, ...] = ()
+    worked: float = 0.0
+    paused: bool = False
+
+    @property
+    def slowest(self) -> ItemSnapshot | None:
+        """The item that has run for longest; None if nothing runs."""
+        return max(self.running, key=lambda item: item.seconds, default=None)
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times as fast it is as one worker that does one item after the other; None if nobody can tell."""
+        worked = self.worked + sum(item.seconds for item in self.running)
+        return worked / self.elapsed if self.worked and self.elapsed > 0 else None
 
     @property
     def rate(self) -> float:
@@ -55,7 +108,7 @@ class RunSnapshot:
     @property
     def eta(self) -> float | None:
         """Seconds that are left at this rate; None if nobody can tell."""
-        if self.total is None or not self.rate or self.state != "running":
+        if self.total is None or not self.rate or self.state != "running" or self.paused:
             return None
         return max(0, self.total - self.done - self.failed) / self.rate
 
@@ -147,7 +200,7 @@ def run_line(run: RunSnapshot) -> str:
     if run.eta is not None:
         text += f", {show_seconds(run.eta)} left"
     if run.state == "running":
-        return f"{text}, {run.busy}/{run.slots} busy"
+        return f"{text}, {run.busy}/{run.slots} busy{', paused' if run.paused else ''}"
     return text if run.state == "done" else f"{text}, {run.state}"
 
 

@@ -7,17 +7,22 @@ two instructions of the task; those of a coroutine by its event loop. Everything
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from contextvars import copy_context
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from poolmagic.config import is_coroutine_function
 from poolmagic.errors import SoftTimeLimitExceeded, TaskOverdue, UsageError
-from poolmagic.options import RunOptions
+from poolmagic.randomness import keep_globals, seeding
+from poolmagic.records import OWN_CODE
 from poolmagic.worker.coroutines import drive
 from poolmagic.worker.limits import AGAIN, exceeded, softly_exceeded
 from poolmagic.worker.portions import of_one_item
@@ -25,7 +30,9 @@ from poolmagic.worker.portions import of_one_item
 if TYPE_CHECKING:
     from poolmagic.inbox import Work
 
-__all__ = ["Call", "Halted", "choose_wait"]
+__all__ = ["Call", "Halted", "choose_wait", "run_coroutine"]
+
+_LOOP_CODE: Final = str(Path(asyncio.__file__).parent) + os.sep
 
 
 class Halted(BaseException):
@@ -49,34 +56,43 @@ class Call:
     """Calls a function on items. While items are called, it must be entered as a context.
 
     Args:
-        function: The user's function; one that is an ``async def`` runs in an event loop of its own.
-        stars: How items become arguments; see `messages.Function`.
-        options: Those of the run.
+        work: The user's function, and the options of the run. A function that is an ``async def`` runs in an event loop
+            of its own.
         halted: Ends waits.
 
     Raises:
         UsageError: The time limits cannot be kept here.
     """
 
-    def __init__(self, function: Callable[..., Any], stars: int, options: RunOptions, halted: threading.Event) -> None:
+    def __init__(self, work: Work, halted: threading.Event) -> None:
+        function, stars, options = work.payload, work.stars, work.options
         self._halted = halted
         self._gap = 1.0 / options.rate_limit if options.rate_limit else 0.0
         self._next = 0.0
+        self.rested = 0.0
+        """Seconds that items have waited for their turn."""
         limits = (options.soft_time_limit or 0.0, options.time_limit or 0.0)
         self._alarm: _AlarmClock | None = None
         if is_coroutine_function(function):
-            self._call = of_one_item(lambda *args, **kwargs: _run(function(*args, **kwargs), *limits), stars)
+            self._call = of_one_item(lambda *args, **kwargs: run_coroutine(function(*args, **kwargs), *limits), stars)
         else:
             self._call = of_one_item(function, stars)
             if any(limits):
                 self._alarm = _AlarmClock(*limits)
+        self._seeds_globals = work.numbers.seeds_globals
+        self._globals = ExitStack()
+        if self._seeds_globals:
+            self._call = seeding(self._call)
 
     def __enter__(self) -> Self:
+        if self._seeds_globals:
+            self._globals.enter_context(keep_globals())
         if self._alarm is not None:
             self._alarm.take()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._globals.close()
         if self._alarm is not None:
             self._alarm.give_back()
 
@@ -90,6 +106,7 @@ class Call:
         if self._gap:
             now = time.monotonic()
             self.wait(self._next - now)
+            self.rested += max(0.0, self._next - now)
             self._next = max(self._next, now) + self._gap
         return self._call(item) if self._alarm is None else self._alarm.call(self._call, item)
 
@@ -169,29 +186,45 @@ class _AlarmClock:
         signal.setitimer(signal.ITIMER_REAL, seconds, again)
 
 
-def _run(coroutine: Coroutine[Any, Any, Any], soft: float, hard: float) -> Any:
-    """Run a coroutine to its end: here, or in a thread if this one's event loop runs already, as in a notebook."""
+def run_coroutine(coroutine: Coroutine[Any, Any, Any], soft: float = 0.0, hard: float = 0.0) -> Any:
+    """Run a coroutine to its end, within time limits; 0 stands for none.
+
+    It runs here, or in a thread if this one's event loop runs already, as in a notebook.
+    """
     if soft or hard:
         coroutine = _within(coroutine, soft, hard)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(coroutine)
+        return _run_here(coroutine)
     outcome: list[tuple[bool, Any]] = []
 
     def run() -> None:
         try:
-            outcome.append((True, asyncio.run(coroutine)))
+            outcome.append((True, _run_here(coroutine)))
         except BaseException as error:  # it is raised in the thread that waits
             outcome.append((False, error))
 
-    thread = threading.Thread(target=run, name="poolmagic-solo-loop", daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(run,), name="poolmagic-solo-loop", daemon=True)
     thread.start()
     thread.join()
     succeeded, value = outcome[0]
     if not succeeded:
         raise value
     return value
+
+
+def _run_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end in a loop of its own; an error does not show the loop's lines, but the coroutine's."""
+    __tracebackhide__ = True
+    try:
+        return asyncio.run(coroutine)
+    except BaseException as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename.startswith((OWN_CODE, _LOOP_CODE)):
+            trace = trace.tb_next
+        error.__traceback__ = trace or error.__traceback__
+        raise
 
 
 class _Strikes:

@@ -15,7 +15,7 @@ import linecache
 import types
 from typing import Any, TypeAlias
 
-__all__ = ["Frame", "collect", "rebuild", "show_sources", "sources"]
+__all__ = ["Frame", "collect", "rebuild", "show_sources", "sources", "unwrapped"]
 
 Position: TypeAlias = tuple[int, int | None, int | None, int | None]
 Frame: TypeAlias = tuple[str, str, str, int, Position]
@@ -93,7 +93,7 @@ def sources(function: Any, limit: int = 1 << 20) -> dict[str, str]:
     todo = [function]
     while todo and limit > 0:
         one = todo.pop()
-        one = _unwrapped(one)
+        one = unwrapped(one)
         if not isinstance(one, types.FunctionType) or id(one) in seen:
             continue
         seen.add(id(one))
@@ -111,8 +111,8 @@ def sources(function: Any, limit: int = 1 << 20) -> dict[str, str]:
     return found
 
 
-def _unwrapped(value: Any) -> Any:
-    """Return the function that a method, a partial or a decorated function leads to."""
+def unwrapped(value: Any) -> Any:
+    """Return the function that a method, a partial or a decorated function leads to; any other value as it is."""
     try:
         value = getattr(value, "__func__", getattr(value, "func", value))
         return getattr(value, "__wrapped__", value)

@@ -12,12 +12,13 @@ A frame is a header of 18 bytes, the fields of the message as JSON, and the payl
 The descriptors are those of a payload's memory files. They arrive with the first byte of their frame or before it, in
 the order of the frames.
 
-JSON, because decoding it can neither run code nor crash, whatever the bytes are; a payload is never looked into.
-A decoder belongs to the thread that reads its socket.
+JSON, because decoding it can neither run code nor crash, whatever the bytes are; a payload is never looked into. What
+is bytes in a field is text in it, in base 64. A decoder belongs to the thread that reads its socket.
 """
 
 from __future__ import annotations
 
+import binascii
 import dataclasses
 import json
 import struct
@@ -49,8 +50,10 @@ _FIELDS: Final = {
 _HAS_PAYLOAD: Final = {cls: "payload" in cls.__dataclass_fields__ for cls in MESSAGES}
 _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "int": lambda value: type(value) is int,
+    "bool": lambda value: type(value) is bool,
     "float": lambda value: type(value) in (int, float) and 0 <= value < 1e300,  # seconds, and an int may be too large
     "str": lambda value: type(value) is str,
+    "bytes": lambda value: type(value) is str and value.isascii(),
     "tuple[int, ...]": lambda value: type(value) is list and all(type(one) is int for one in value),
     "tuple[Span, ...]": lambda value: (
         type(value) is list
@@ -162,8 +165,19 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
+def _as_text(value: bytes) -> str:
+    return binascii.b2a_base64(value, newline=False).decode()
+
+
+def _from_text(cls: type[Message], text: str) -> bytes:
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except binascii.Error as error:
+        raise WireError(f"{cls.__name__} has a field that is not base 64: {text[:80]!r}") from error
+
+
 # Made once: the functions of the module make such an object for each call.
-_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
+_to_json: Final = json.JSONEncoder(separators=(",", ":"), default=_as_text).encode
 _from_json: Final = json.JSONDecoder(parse_constant=_refuse).decode
 
 
@@ -186,4 +200,6 @@ def _parse(cls: type[Message], text: bytes) -> list[Any]:
             values[position] = tuple((start, stop) for start, stop in value)
         elif kind == "tuple[int, ...]":
             values[position] = tuple(value)
+        elif kind == "bytes":
+            values[position] = _from_text(cls, value)
     return values

@@ -69,4 +69,5 @@ def run_cells(cells: list[dict[str, str]], report: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.path[0] = ""  # as in a notebook: the folder that it is in
     run_cells(json.load(sys.stdin), Path(sys.argv[1]))

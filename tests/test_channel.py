@@ -27,7 +27,7 @@ def pair() -> Iterator[tuple[Channel, socket.socket]]:
 def test_messages_arrive_in_order(pair: tuple[Channel, socket.socket]) -> None:
     """Whatever the pieces in which they come."""
     channel, theirs = pair
-    sent: list[Message] = [Hello(1), Done(2, ((0, 3),), (4,), (), 0.5, b"payload"), Hello(3)]
+    sent: list[Message] = [Hello(1), Done(2, ((0, 3),), (4,), (), 0.5, b"", b"payload"), Hello(3)]
     stream = b"".join(piece for message in sent for piece in encode(message)[0])
     received: list[Message] = []
     for byte in stream:
@@ -42,7 +42,7 @@ def test_messages_arrive_in_order(pair: tuple[Channel, socket.socket]) -> None:
 def test_a_message_that_does_not_fit_is_written_as_room_appears(pair: tuple[Channel, socket.socket]) -> None:
     """`write` returns at once, and nothing of the message is lost."""
     channel, theirs = pair
-    message = Done(1, ((0, 1),), (), (), 1.0, os.urandom(5_000_000))
+    message = Done(1, ((0, 1),), (), (), 1.0, b"", os.urandom(5_000_000))
     channel.send(message)
     channel.write()
     assert channel.is_backed_up

@@ -21,13 +21,15 @@ import pytest
 import poolmagic as pm
 from poolmagic import culprits, payload
 from poolmagic.advice import advice_for
-from poolmagic.culprits import explain, find_culprit, name_of
+from poolmagic.anatomy import name_of
+from poolmagic.culprits import explain, find_culprit
 from poolmagic.describe import describe_value
+from poolmagic.equipped import Equipped
 from poolmagic.errors import PayloadError
 from poolmagic.payload import Pickled
-from poolmagic.retrying import Retrying
 
 LOCK = threading.Lock()
+INSIDE = "make it inside the task, or lazily once per worker with pm.once(make_it) or initializer="
 
 
 def path_of(value: Any, root: str = "") -> str:
@@ -258,14 +260,14 @@ def test_circles_and_variables_without_a_value_are_no_obstacle() -> None:
 
 
 def test_what_may_be_retried_is_no_part_of_the_functions_name() -> None:
-    """`Retrying` is ours; the user knows his function, and the option."""
+    """`Equipped` is ours; the user knows his function, and the option."""
     names = namespace("def f(x): return lock\ndef g(x): pass\nclass Bad(Exception): lock = lock", lock=LOCK)
-    assert "f -> global 'lock'" == path_of(Retrying(names["f"], (OSError,)))
-    assert "retry_on -> [1] -> attribute 'lock'" == path_of(Retrying(names["g"], (OSError, names["Bad"])))
+    assert "f -> global 'lock'" == path_of(Equipped(names["f"], (OSError,)))
+    assert "retry_on -> [1] -> attribute 'lock'" == path_of(Equipped(names["g"], (OSError, names["Bad"])))
     with pytest.raises(
         PayloadError, match="cannot send the function to the workers: f -> global 'lock': cannot pickle"
     ):
-        Pickled().pack_function(Retrying(names["f"], ()))
+        Pickled().pack_function(Equipped(names["f"], ()))
 
 
 # Values ------------------------------------------------------------------------------------------------------------
@@ -321,7 +323,7 @@ def test_a_result_is_called_one() -> None:
     connection.close()
     _, broken = Pickled(in_worker=True).pack_values([{"rows": [Row(1, connection)]}])
     text = "cannot send the result to the kernel: result -> ['rows'] -> [0] -> attribute 'conn': cannot pickle"
-    assert f"{text} 'sqlite3.Connection' object; make it inside the task, or once per worker" == str(broken[0])
+    assert f"{text} 'sqlite3.Connection' object; {INSIDE}" == str(broken[0])
 
 
 @pytest.mark.parametrize("depth", [2, 100_000])
@@ -392,7 +394,7 @@ def test_an_interrupt_ends_the_search() -> None:
 
 def test_the_advice_is_for_what_it_is() -> None:
     """One clause, for what people send by mistake; none where there is nothing to say."""
-    inside, error = "make it inside the task, or once per worker", TypeError("cannot pickle it")
+    inside, error = INSIDE, TypeError("cannot pickle it")
     with socket.socket() as line:
         assert inside == advice_for(line, error)
     assert inside == advice_for(threading.Lock(), error)

@@ -25,10 +25,10 @@ from poolmagic.wire import HEADER, Decoder, encode
 SEED = 20261122
 LARGE = bytes(range(256)) * 4096
 SAMPLES: list[ms.Message] = [
-    ms.Function(1, 0, 0.0, 0.0, b"payload"),
+    ms.Function(1, 0, 0.0, 0.0, 0, (), 0, False, False, b"payload"),
     ms.Batch(1, 0, 0, 10, b"x" * 100),
     ms.Hello(1),
-    ms.Done(1, ((0, 5), (7, 9)), (6,), (6,), 0.5, b"values"),
+    ms.Done(1, ((0, 5), (7, 9)), (6,), (6,), 0.5, b"times", b"values"),
     ms.Returned(1, ((0, 5),)),
     ms.Output(1, 2, "stdout", "printed\n"),
     ms.Gone(1, -9, 1 << 20),
@@ -116,7 +116,7 @@ def test_any_split_of_a_good_stream_is_the_same() -> None:
 
 def test_a_long_frame_in_crumbs_is_read_in_linear_time() -> None:
     """No worker can keep the loop busy by being slow."""
-    whole = b"".join(encode(ms.Done(1, ((0, 5),), (), (), 0.5, bytes(1 << 20)))[0])
+    whole = b"".join(encode(ms.Done(1, ((0, 5),), (), (), 0.5, b"", bytes(1 << 20)))[0])
     decoder = Decoder()
     began = time.perf_counter()
     found = [one for place in range(0, len(whole), 16) for one in decoder.feed(whole[place : place + 16])]

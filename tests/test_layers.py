@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "poolmagic"
 
 PARENT_SIDE = {"poolmagic.core", "poolmagic.futures", "poolmagic.launcher", "poolmagic.pools", "poolmagic.supervisor"}
-FACES = {"poolmagic.magics", "poolmagic.progress", "poolmagic.widgets", "IPython", "ipykernel", "ipywidgets", "tqdm"}
+FACES = {"poolmagic.magics", "poolmagic.panel", "poolmagic.progress", "IPython", "ipykernel", "ipywidgets", "tqdm"}
 # gevent and eventlet must patch the process before any of these is loaded, or what they hold stays unpatched.
 TOO_EARLY = {"asyncio", "concurrent.futures", "http.client", "requests", "ssl", "urllib.request", "urllib3"}
 
@@ -73,7 +73,7 @@ def test_importing_the_package_loads_nothing_of_it(bare: set[str]) -> None:
 def test_using_the_library_does_not_load_jupyter(bare: set[str]) -> None:
     """A script that imports `Pool` has no IPython in it: the library is complete without its faces."""
     loaded = modules_after("from poolmagic import Pool") - bare
-    assert set() == loaded & {"poolmagic.magics", "poolmagic.widgets", "IPython", "ipykernel", "ipywidgets"}
+    assert set() == loaded & {"poolmagic.magics", "poolmagic.panel", "IPython", "ipykernel", "ipywidgets"}
 
 
 def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -34,7 +34,7 @@ def test_options_are_taken(given: dict[str, Any], fail_fast: bool) -> None:
     ("given", "text"),
     [
         ({"chunk_size": 3}, "unknown option 'chunk_size'; use one of on_error, return_exceptions, chunksize, "),
-        ({"on_error": "ignore"}, "on_error='ignore': use 'raise', 'return' or 'skip'"),
+        ({"on_error": "ignore"}, "on_error='ignore': use 'raise', 'return', 'skip' or 'collect'"),
         ({"on_error": None}, "on_error=None: use"),
         ({"chunksize": 0}, "chunksize=0: use a whole number of at least 1"),
         ({"buffersize": 1.5}, "buffersize=1.5: use a whole number"),

@@ -22,9 +22,9 @@ import pytest
 
 from poolmagic import payload
 from poolmagic.describe import describe_value
+from poolmagic.equipped import Equipped
 from poolmagic.errors import PayloadError, RemoteError
 from poolmagic.payload import Direct, Pickled
-from poolmagic.retrying import Retrying
 
 ROOT = Path(__file__).parent.parent
 WORKER = """
@@ -427,7 +427,7 @@ def test_what_answers_no_question_can_be_captured(notebook: Notebook) -> None:
 def test_the_lines_of_a_function_that_may_be_retried_are_known(notebook: Notebook) -> None:
     """What it is wrapped in has none."""
     notebook.cell("def f(x):\n    return 1 / x  # the line")
-    _, cells = payload.unseal(Pickled().pack_function(Retrying(notebook["f"], (OSError,))))
+    _, cells = payload.unseal(Pickled().pack_function(Equipped(notebook["f"], (OSError,))))
     assert "# the line" in "".join(cells.values())
 
 

@@ -12,14 +12,21 @@ from typing import TYPE_CHECKING
 import pytest
 from tqdm import tqdm
 
-from poolmagic.progress import TextBar, open_progress, quiet, wants_progress
+from poolmagic.progress import TextBar, find_display, quiet, wants_progress
 from poolmagic.snapshot import RunSnapshot
-from poolmagic.widgets import Summary
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 RUN = RunSnapshot(1, "fetch", "gevent", "running", done=37, failed=0, total=100, elapsed=2.0, busy=4, slots=8)
+
+
+class Shown:
+    """A run, as far as a bar of text knows it."""
+
+    def snapshot(self) -> RunSnapshot:
+        """Return how it stands."""
+        return RUN
 
 
 class Terminal(io.StringIO):
@@ -52,6 +59,14 @@ def test_a_pipe_wants_none() -> None:
             assert wants_progress(option=True)
 
 
+def test_at_a_terminal_nothing_is_shown_of_what_nobody_waits_for() -> None:
+    """The person types something else there meanwhile."""
+    with redirect_stderr(Terminal()):
+        assert find_display(None) is not None
+        assert find_display(None, background=True) is None
+        assert find_display(option=True, background=True) is None
+
+
 def test_quiet_blocks_nest() -> None:
     """In a quiet block only progress=True shows progress, until the last such block ends."""
     with redirect_stderr(Terminal()):
@@ -74,7 +89,11 @@ def test_the_environment_turns_it_off(monkeypatch: pytest.MonkeyPatch, value: st
 def test_the_line_of_text() -> None:
     """The bar has the count, the rate, the time left and the busy slots; it ends with a line of its own."""
     with redirect_stderr(Terminal()) as terminal:
-        bar = open_progress(RUN)
+        open_display = find_display(None)
+        assert open_display is not None
+        bar = open_display(Shown())  # type: ignore[arg-type]
+        assert terminal.getvalue() == ""
+        bar.update(RUN)
         for part in ("fetch:", "37%", "37/100", "4 of 8 busy", "it/s"):
             assert part in terminal.getvalue()
         bar.update(replace(RUN, done=50, failed=2))
@@ -102,26 +121,11 @@ def test_a_bar_inside_a_bar_goes_away() -> None:
     """Below a bar of the user's own the bar of a map is cleared at the end."""
     with redirect_stderr(Terminal()) as terminal, tqdm(total=2):
         bar = TextBar(RUN)
+        bar.update(RUN)
         assert "fetch" in terminal.getvalue()
         bar.close(replace(RUN, state="done", done=100))
         assert terminal.getvalue().rpartition("fetch")[2].endswith("\x1b[A")  # back up, and nothing is left below
         assert terminal.getvalue().rpartition("\r")[2].strip("\x1b[A ") == ""
-
-
-@pytest.mark.parametrize("state", ["done", "failed", "cancelled", "interrupted"])
-def test_the_summary_is_one_line(state: str) -> None:
-    """What stays in a notebook is one line, as text and as HTML, and says how the run ended."""
-    run = replace(RUN, state=state, failed=int(state == "failed"))
-    assert "\n" not in repr(Summary(run))
-    assert "\n" not in Summary(run)._repr_html_()
-    assert state == "done" or state in repr(Summary(run))
-
-
-def test_the_summary_escapes_html() -> None:
-    """A function may be called anything."""
-    markup = Summary(replace(RUN, name="<lambda>&<script>", state="done"))._repr_html_()
-    assert "&lt;lambda&gt;&amp;&lt;script&gt;" in markup
-    assert "<script>" not in markup
 
 
 SCRIPT = """

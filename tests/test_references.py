@@ -24,17 +24,16 @@ from poolmagic.references import find_modules
 
 def modules_of(function: Callable[..., Any]) -> set[str]:
     """Pack a function and look."""
-    return set(find_modules(Pickled().pack_function(function)))
+    return set(find_modules(Pickled().pack_function(function)).installed)
 
 
 def import_own(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Write a module as a user does, next to the notebook, and import it."""
     (folder / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    module = importlib.import_module(name)
-    monkeypatch.setitem(sys.modules, name, module)  # so that it is taken out again
-    return module
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))  # so that what is imported now is taken out again
+    del sys.modules[name]
+    return importlib.import_module(name)
 
 
 def test_modules_that_a_function_mentions_are_found() -> None:
@@ -78,7 +77,7 @@ def test_modules_of_a_large_function_are_found() -> None:
     payload = Pickled().pack_function(lambda x: colorsys.rgb_to_hls(*data[:3]))
 
     assert isinstance(payload, Payload)
-    assert {"colorsys", "numpy"} <= set(find_modules(payload))
+    assert {"colorsys", "numpy"} <= set(find_modules(payload).installed)
 
 
 def test_what_is_not_loaded_or_only_here_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,17 +22,21 @@ texts = st.text(max_size=20)
 seconds = st.floats(0, 1e9)
 
 STRATEGIES: dict[type[ms.Message], st.SearchStrategy[ms.Message]] = {
-    ms.Function: st.builds(ms.Function, ints, ints, seconds, seconds, payloads),
+    ms.Function: st.builds(
+        ms.Function, ints, ints, seconds, seconds, ints, positions, ints, st.booleans(), st.booleans(), payloads
+    ),
     ms.Batch: st.builds(ms.Batch, ints, ints, ints, ints, payloads),
     ms.Withdraw: st.builds(ms.Withdraw, ints),
     ms.Cancel: st.builds(ms.Cancel, ints),
     ms.Forget: st.builds(ms.Forget, ints),
     ms.Resize: st.builds(ms.Resize, ints),
+    ms.Dump: st.builds(ms.Dump, ints),
     ms.Stop: st.builds(ms.Stop),
     ms.Hello: st.builds(ms.Hello, ints),
-    ms.Done: st.builds(ms.Done, ints, spans, positions, positions, seconds, payloads),
+    ms.Done: st.builds(ms.Done, ints, spans, positions, positions, seconds, payloads, payloads),
     ms.Returned: st.builds(ms.Returned, ints, spans),
     ms.Output: st.builds(ms.Output, ints, ints, texts, texts),
+    ms.Dumped: st.builds(ms.Dumped, ints, payloads),
     ms.Fork: st.builds(ms.Fork, ints, ints),
     ms.Forked: st.builds(ms.Forked, ints, ints),
     ms.Gone: st.builds(ms.Gone, ints, ints, ints),
@@ -173,13 +177,17 @@ def test_one_wrong_byte_is_an_error_or_another_message(message: ms.Message, data
         (frame(OUTPUT, b'[1,2.0,"stdout",""]'), "Output.position cannot be 2.0"),
         (frame(OUTPUT, b'[true,2,"stdout",""]'), "Output.run cannot be True"),
         (frame(OUTPUT, b'[1,2,"stdout",null]'), "Output.text cannot be None"),
-        (frame(DONE, b"[1,[[1,2,3]],[],[],0.5]"), "Done.spans cannot be"),
-        (frame(DONE, b"[1,[[1,true]],[],[],0.5]"), "Done.spans cannot be"),
-        (frame(DONE, b"[1,[],[null],[],0.5]"), "Done.failed cannot be"),
+        (frame(DONE, b'[1,[[1,2,3]],[],[],0.5,""]'), "Done.spans cannot be"),
+        (frame(DONE, b'[1,[[1,true]],[],[],0.5,""]'), "Done.spans cannot be"),
+        (frame(DONE, b'[1,[],[null],[],0.5,""]'), "Done.failed cannot be"),
         (frame(DONE, b"[1,[],[],NaN]"), "Done.* not JSON"),
         (frame(DONE, b"[1,[],[],Infinity]"), "Done.* not JSON"),
-        (frame(DONE, b"[1,[],[],[],1e999]"), "Done.seconds cannot be inf"),
-        (frame(DONE, b"[1,[],[],[],-1.0]"), "Done.seconds cannot be -1.0"),
+        (frame(DONE, b'[1,[],[],[],1e999,""]'), "Done.seconds cannot be inf"),
+        (frame(DONE, b'[1,[],[],[],-1.0,""]'), "Done.seconds cannot be -1.0"),
+        (frame(0, b"[1,0,0.0,0.0,7,[],0,1,true]"), "Function.seeds_globals cannot be 1"),
+        (frame(DONE, b'[1,[],[],[],0.5,"AAA"]'), "Done has a field that is not base 64"),
+        (frame(DONE, b'[1,[],[],[],0.5,"A A="]'), "Done has a field that is not base 64"),
+        (frame(DONE, b"[1,[],[],[],0.5,null]"), "Done.timings cannot be None"),
     ],
 )
 def test_a_refusal_says_what_is_wrong(data: bytes, text: str) -> None:
@@ -226,10 +234,11 @@ def test_memory_follows_what_arrived_and_not_what_a_header_claims() -> None:
 def test_a_large_payload_is_not_copied_on_its_way_out() -> None:
     """It is a piece of its own; a small one travels in the same piece as its header."""
     large, small = bytes(1 << 20), b"small"
-    (_, piece), _ = encode(ms.Function(1, 0, 0.0, 0.0, large))
+    (_, piece), _ = encode(ms.Function(1, 0, 0.0, 0.0, 0, (), 0, False, False, large))
     assert large is piece
-    assert 1 == len(encode(ms.Function(1, 0, 0.0, 0.0, small))[0])
-    assert [ms.Function(1, 0, 0.0, 0.0, large)] == read(stream([ms.Function(1, 0, 0.0, 0.0, large)]))
+    assert 1 == len(encode(ms.Function(1, 0, 0.0, 0.0, 0, (), 0, False, False, small))[0])
+    message = ms.Function(1, 0, 0.0, 0.0, 0, (), 0, False, False, large)
+    assert [message] == read(stream([message]))
 
 
 def test_fields_that_are_too_long_are_refused_by_the_sender() -> None:

@@ -26,11 +26,34 @@ class Attempts:
 
     Attributes:
         groups: Groups that wait for a worker, the oldest first: of two halves one is good, and shows that workers are.
+        parked: Groups that wait for their run to go on, by run; every paused run is in it.
     """
 
     def __init__(self, alarms: Alarms) -> None:
         self.groups: deque[Group] = deque()
+        self.parked: dict[int, list[Group]] = {}
         self._alarms = alarms
+
+    def park(self, run: int) -> None:
+        """Let no group with items of a run go to a worker before `unpark`."""
+        self.parked.setdefault(run, [])
+        groups = [part for group in self.groups for part in self._split_off(group)]
+        self.groups.clear()
+        self.groups.extend(groups)
+
+    def unpark(self, run: int) -> None:
+        """Let a run's groups wait for workers again."""
+        self.groups.extend(self.parked.pop(run, ()))
+
+    def _split_off(self, group: Group) -> list[Group]:
+        """Park the pieces of paused runs; return what is left of the group, if anything."""
+        if not self.parked:
+            return [group]
+        for number, groups in self.parked.items():
+            if own := tuple(piece for piece in group if piece[0] == number):
+                groups.append(own)
+        rest = tuple(piece for piece in group if piece[0] not in self.parked)
+        return [rest] if rest else []
 
     def rest(self, run: RunBook, position: int, now: float) -> None:
         """Book a failed attempt, and let the item rest before the next."""
@@ -51,16 +74,18 @@ class Attempts:
             count += size_of(group) - size_of(rest)
             if rest:
                 self.groups.append(rest)
-        return count
+        return count + sum(map(size_of, self.parked.pop(run.id, ())))
 
     def add(self, group: Group) -> None:
         """Let a group wait, if there is anything in it, before all others."""
         if group:
-            self.groups.appendleft(group)
+            self.groups.extendleft(self._split_off(group))
 
     def add_halves(self, group: Group) -> None:
-        """Let the halves of a group wait, each by itself."""
-        self.groups.extend(half for half in cut(group, size_of(group) // 2) if half)
+        """Let the halves of a group wait, each by itself; there may be only one."""
+        for half in cut(group, size_of(group) // 2):
+            if half:
+                self.groups.extend(self._split_off(half))
 
     def next_group(self, most: float) -> Group:
         """Take the first group, or as much of it as a worker may have."""

@@ -91,7 +91,7 @@ class Blame:
             self._lose(worker, run, position)
             return True
         self._do(ev.Rerun(worker.id, run.id, position, blamed=True))
-        self._attempts.groups.append(((run.id, (position, position + 1)),))
+        self._attempts.add_halves(((run.id, (position, position + 1)),))
         return False
 
     def _lose(self, worker: WorkerBook, run: RunBook, position: int) -> None:

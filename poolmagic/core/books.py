@@ -77,6 +77,7 @@ class RunBook:
         last: No more items will come.
         resolved: Positions that have their outcome, the failed ones included.
         kill: What runs is to be stopped.
+        is_paused: Nothing of it is handed out for the time being.
         introduced: The workers that know the function.
         throttle: What may start by now, if there is a rate.
         attempts: How often items failed that were tried again.
@@ -99,12 +100,18 @@ class RunBook:
     resolved: int = 0
     failed: int = 0
     kill: bool = False
+    is_paused: bool = False
     introduced: set[int] = field(default_factory=set)
     policy: Policy = field(default_factory=Policy)
     throttle: Throttle | None = None
     attempts: dict[int, int] = field(default_factory=dict)
     crashes: dict[int, int] = field(default_factory=dict)
     resting: set[int] = field(default_factory=set)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what waits of it may be handed out."""
+        return self.phase is RunPhase.ACTIVE and not self.is_paused
 
     @property
     def remaining(self) -> int | None:

@@ -31,6 +31,7 @@ __all__ = [
     "KillWorker",
     "Lose",
     "Overdue",
+    "Pause",
     "Policy",
     "Recycle",
     "Rerun",
@@ -93,6 +94,14 @@ class Halt:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Let nothing more of a run start (`on`) and take back what has not; or let it go on. What runs is finished."""
+
+    run: int
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Grow:
     """Have `number` more processes or slots."""
 
@@ -121,7 +130,7 @@ class Terminate:
     """Stop now: runs are cancelled, workers killed."""
 
 
-# Events: from the workers ------------------------------------------------------------------------------------------
+# Events: from the workers, and from the clock ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +206,6 @@ class Hold:
     on: bool
 
 
-# Events: from the clock --------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Tick:
     """The time has come that `PoolState.due` named."""
@@ -209,6 +215,7 @@ Event: TypeAlias = (
     RunAdded
     | Filled
     | Halt
+    | Pause
     | Grow
     | Shrink
     | Restart

@@ -23,13 +23,16 @@ def check_items(run: RunBook, workers: Iterable[WorkerBook], attempts: Attempts)
             seen.add(span)
     for position in run.resting:
         seen.add((position, position + 1))
-    for group in attempts.groups:
+    parked = attempts.parked.get(run.id, ())
+    for group in (*attempts.groups, *parked):
         for number, span in group:
             if number == run.id:
                 seen.add(span)
     assert seen.count + run.resolved == run.filled, f"run {run.id}: an item is in two places or in none"
     assert all(stop <= run.filled for _, stop in seen)
     assert run.phase is RunPhase.ACTIVE or not (run.ready or run.resting)
+    assert (run.id in attempts.parked) is (run.is_paused and run.phase is RunPhase.ACTIVE)
+    assert not run.is_paused or not any(run.id in worker.promised for worker in workers)
     assert run.waiting == sum(stop - start for start, stop in run.ready)
 
 

@@ -108,6 +108,25 @@ class Ledger:
             self._halt(run, event.verdict, event.kill)
             self._settle(run)
 
+    def _on_pause(self, event: ev.Pause) -> None:
+        run = self.runs.get(event.run)
+        # A pool that closes finishes what there is, so there nothing may be left waiting for a word of the user's.
+        may_pause = self.phase is PoolPhase.RUNNING or not event.on
+        if run is not None and run.phase is RunPhase.ACTIVE and may_pause:
+            self._pause(run, event.on)
+
+    def _pause(self, run: RunBook, on: bool) -> None:
+        """Hand out nothing more of a run and take back what has not started, or let it go on."""
+        run.is_paused = on
+        if on:
+            self._attempts.park(run.id)
+            for worker in self.workers.values():
+                if run.id in worker.assigned:
+                    self._do(ev.WithdrawItems(worker.id, run.id))
+        else:
+            self._attempts.unpark(run.id)
+        self._scheduler.update(run)
+
     def _halt(self, run: RunBook, verdict: ev.Verdict, kill: bool) -> None:
         """Let nothing more of a run start; with `kill`, stop what runs too (a second call may add that)."""
         if run.phase is RunPhase.ACTIVE:
@@ -168,6 +187,7 @@ class Ledger:
         if run.resolved >= run.filled and (run.phase is not RunPhase.ACTIVE or run.last):
             run.phase = RUN_TRANSITIONS[run.phase, ev.Settle]
             del self.runs[run.id]
+            self._attempts.unpark(run.id)
             self._alarms.drop(Alarm("kill", run.id))
             self._alarms.drop(Alarm("rate", run.id))
             if not self.runs:

@@ -14,7 +14,7 @@ A group of suspects (see `attempts`) goes to the next worker that is empty; if n
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Container
 from typing import Final
 
@@ -29,6 +29,8 @@ __all__ = ["Scheduler"]
 
 RUNS_IN_HAND: Final = 4
 """Runs of which a worker may have its fill each, so that no run starves another."""
+NOBODY: Final = 0
+"""Stands for a worker; the first one's number is 1."""
 
 
 class Scheduler:
@@ -73,15 +75,17 @@ class Scheduler:
 
     def update(self, run: RunBook) -> None:
         """Take note of a run that has changed."""
-        is_active = run.phase is RunPhase.ACTIVE
-        if is_active and (run.ready or not run.last):
+        is_open = run.phase is RunPhase.ACTIVE and not run.is_paused
+        if is_open and (run.ready or not run.last):
             self._open.setdefault(run.id, run)
         else:
             self._open.pop(run.id, None)
-        if run.last or not is_active:
+        if run.last or not is_open:
             for number, _ in run.orders:  # nobody is to wait for what will not come, or not be used
                 if (worker := self._workers.get(number)) is not None and worker.promised.pop(run.id, 0):
                     self.wake(number)
+        if run.is_paused:  # what comes is for whoever is free when the run goes on
+            run.orders = deque((NOBODY, size) for _, size in run.orders)
 
     def wake(self, worker: int) -> None:
         """Have a worker served next time."""
@@ -305,7 +309,7 @@ class Scheduler:
         return [run for run in active if worker.assigned[run].count > worker.robbed_of.get(run, 0)]
 
     def _active_of(self, worker: WorkerBook) -> list[int]:
-        return [run for run in worker.assigned if self._runs[run].phase is RunPhase.ACTIVE]
+        return [run for run in worker.assigned if self._runs[run].is_open]
 
     def returned(self, worker: WorkerBook, run: RunBook, spans: list[Span]) -> list[Span]:
         """Take note that a worker has given back these spans; return them cut for those who wait and itself."""
@@ -321,12 +325,12 @@ class Scheduler:
 
     def validate(self) -> None:
         """Check that orders are booked twice alike, and that nobody is idle for nothing."""
-        active = [run for run in self._runs.values() if run.phase is RunPhase.ACTIVE]
+        active = [run for run in self._runs.values() if run.is_open]
         for run in self._runs.values():
             assert run.asked == sum(size for _, size in run.orders)
             for worker in self._workers.values():
                 ordered = sum(size for number, size in run.orders if number == worker.id)
-                wanted = ordered if run.phase is RunPhase.ACTIVE and not run.last else 0
+                wanted = ordered if run.is_open and not run.last else 0
                 assert worker.promised.get(run.id, 0) == wanted
         ready = [run.id for run in active if run.ready and (not run.throttle or run.throttle.allowance(self.now))]
         in_hand = {run for worker in self._workers.values() for run in worker.assigned}
@@ -358,7 +362,7 @@ class Scheduler:
     def _validate_groups(self) -> None:
         """Check that suspects will run, and alone."""
         workers = [one for one in self._workers.values() if one.is_able]
-        assert all(self._runs[run].phase is RunPhase.ACTIVE for group in self._groups for run, _ in group)
+        assert all(self._runs[run].is_open for group in self._groups for run, _ in group)
         assert all(one.load for one in self._workers.values() if one.alone), "a worker is alone with nothing"
         if self._groups and not self.holds:
             empty = [one.id for one in workers if not one.load and one.budget > 0]

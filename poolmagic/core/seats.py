@@ -12,7 +12,7 @@ from typing import Final
 
 from poolmagic.core.alarms import Alarm, Alarms
 from poolmagic.core.attempts import Attempts, size_of
-from poolmagic.core.books import PoolLimits, RunBook, RunPhase, WorkerBook, WorkerPhase
+from poolmagic.core.books import PoolLimits, RunBook, WorkerBook, WorkerPhase
 
 __all__ = ["ALIVE", "Seats"]
 
@@ -112,7 +112,7 @@ class Seats:
         alive = [worker for worker in workers if worker.phase in ALIVE and not worker.doomed]
         rooms = [worker.slots - worker.load for worker in alive]
         free = sum(self.wanted) - sum(worker.slots for worker in alive) + sum(room for room in rooms if room > 0)
-        waiting = sum(_backlog(run, now) for run in runs if run.phase is RunPhase.ACTIVE)
+        waiting = sum(_backlog(run, now) for run in runs if run.is_open)
         waiting += sum(map(size_of, attempts.groups)) - sum(room for room in rooms if room < 0)
         if waiting > free:
             self._set_total(sum(self.wanted) + waiting - max(0, free))

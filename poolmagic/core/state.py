@@ -218,6 +218,8 @@ class PoolState(Ledger):
 
     def _on_close(self, event: ev.Close) -> None:
         self.phase = POOL_TRANSITIONS.get((self.phase, type(event)), self.phase)
+        for run in [one for one in self.runs.values() if one.is_paused]:
+            self._pause(run, on=False)
 
     def _on_terminate(self, event: ev.Terminate) -> None:
         self.phase = POOL_TRANSITIONS.get((self.phase, type(event)), self.phase)
@@ -288,6 +290,7 @@ _HANDLERS: Final[dict[type, Callable[[PoolState, Any], None]]] = {
     ev.RunAdded: PoolState._on_run_added,
     ev.Filled: PoolState._on_filled,
     ev.Halt: PoolState._on_halt,
+    ev.Pause: PoolState._on_pause,
     ev.Grow: PoolState._on_grow,
     ev.Shrink: PoolState._on_shrink,
     ev.Restart: PoolState._on_restart,

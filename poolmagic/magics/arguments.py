@@ -1,8 +1,8 @@
 """The first lines of the magics as frozen values: what a person typed, checked and named.
 
 Everything here is pure text work: `PoolLine` is what stands after ``%%pool`` (and what ``%pool`` shares with it),
-`Verb` is ``%pool stop NAME`` and its like, `PmapLine` is the header ``url in urls -> pages``. Whatever is wrong is
-refused with poolmagic's one-line `UsageError`, which names the value and what is allowed. The module owns no state.
+`PmapLine` is the header ``url in urls -> pages``. Whatever is wrong is refused with poolmagic's one-line `UsageError`,
+which names the value and what is allowed. The module owns no state.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from poolmagic.errors import UsageError
 from poolmagic.options import PoolOptionsDict, RunOptions, divide
 
 __all__ = [
+    "CELL_OPTIONS",
     "OPTIONS",
-    "VERBS",
     "PmapLine",
     "PoolLine",
-    "Verb",
     "parse_pmap_line",
     "parse_pool_line",
-    "parse_verb",
+    "read_number",
     "spellings",
+    "split_words",
 ]
 
 OPTIONS: Final[dict[str, tuple[str, str | None, str]]] = {
@@ -45,23 +45,21 @@ OPTIONS: Final[dict[str, tuple[str, str | None, str]]] = {
     "retries": ("", "COUNT", "how often a task is tried again that fails"),
     "crash-retries": ("", "COUNT", "how often a task is tried again whose worker died; default: 1"),
     "rate-limit": ("", "RATE", "tasks that may start, such as 100/m"),
+    "seed": ("", "COUNT", "what the random numbers of the tasks come from"),
     "max-tasks-per-child": ("", "N", "tasks that a process runs before it is replaced"),
     "max-memory-per-child": ("", "SIZE", "memory of a process from which on it is replaced, such as 2GB"),
     "memory-limit": ("", "SIZE", "memory that all processes may take; default: 85 % of what there is"),
     "idle-timeout": ("", "SECONDS", "how long idle processes wait for the next run; default: 300"),
     "name": ("-n", "NAME", "a name of your own, to use this pool again"),
     "quiet": ("-q", None, "no progress bar"),
+    "no-prefix": ("", None, "no number of the item before the lines that tasks print"),
     "out": ("-o", "VAR", "keep the value of the cell's last expression in this variable"),
+    "background": ("-b", None, "run the cell beside the others, and go on at once"),
 }
 """Each option of ``%%pool``: its long name, its short one ("": none), what it takes (None: nothing), and what for."""
 
-VERBS: Final[dict[str, str]] = {
-    "stop": "end a pool and what it runs",
-    "restart": "end a pool's workers and start new ones, which see your changed modules",
-    "grow": "add processes or green threads",
-    "shrink": "take processes or green threads away",
-}
-"""What ``%pool`` can do to a pool that is alive."""
+CELL_OPTIONS: Final = ("out", "background")
+"""Those that mean something for a cell only, so not for ``%pool``."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,7 @@ class PoolLine:
         name: The pool's name.
         quiet: Show no progress.
         out: The variable that takes the cell's last value.
+        background: Run the cell in the background.
     """
 
     kind: str | None = None
@@ -83,6 +82,7 @@ class PoolLine:
     name: str | None = None
     quiet: bool = False
     out: str | None = None
+    background: bool = False
 
     @property
     def has_settings(self) -> bool:
@@ -93,21 +93,6 @@ class PoolLine:
         """Return the settings of the pool, and the options of its runs; raises `UsageError`."""
         own, options = divide(self.settings)
         return PoolConfig.make(self.kind or "prefork", self.concurrency, **own), options
-
-
-@dataclass(frozen=True)
-class Verb:
-    """``%pool VERB [NUMBER] [NAME]``.
-
-    Attributes:
-        verb: A key of `VERBS`.
-        number: How many to grow or shrink by.
-        name: The pool meant; None for all (stop, restart) or the current one (grow, shrink).
-    """
-
-    verb: str
-    number: int = 1
-    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -167,16 +152,27 @@ _TYPES: Final[dict[str, Callable[[str], Any]]] = {
 def _parser(magic: str) -> _Parser:
     parser = _Parser(prog=magic, add_help=False, allow_abbrev=False)
     for option, (_, takes, _) in OPTIONS.items():
-        if magic == "%pool" and option == "out":
+        if magic == "%pool" and option in CELL_OPTIONS:
             continue
-        if takes is None:
+        if option.startswith("no-"):
+            parser.add_argument(*spellings(option), dest=option.removeprefix("no-"), action="store_const", const=False)
+        elif takes is None:
             parser.add_argument(*spellings(option), action="store_true")
         else:
             parser.add_argument(*spellings(option), metavar=takes, type=_TYPES.get(takes, str))
     return parser
 
 
-def _words(line: str) -> list[str]:
+def read_number(what: str, text: str) -> int:
+    """Return a whole number of at least 1; raises `UsageError`, which says what the number was for."""
+    try:
+        return _number(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{what} {error}") from None
+
+
+def split_words(line: str) -> list[str]:
+    """Return the words of a line, of which quotes hold some together; raises `UsageError`."""
     try:
         return shlex.split(line)
     except ValueError as error:
@@ -191,11 +187,14 @@ def parse_pool_line(line: str, magic: str = "%%pool") -> PoolLine:
         magic: For which magic: it decides what is allowed.
     """
     parser = _parser(magic)
-    given, extra = parser.parse_known_args(_words(line))
+    given, extra = parser.parse_known_args(split_words(line))
     # Not a positional of the parser: argparse takes an optional one for missing as soon as an option comes first.
     kind = extra.pop(0) if magic != "%%pmap" and extra and not extra[0].startswith("-") else None
     if extra:
-        allowed = ["/".join(spellings(option)) for option in OPTIONS if magic != "%pool" or option != "out"]
+        for option in CELL_OPTIONS:
+            if extra[0] in spellings(option):
+                raise UsageError(f"{extra[0]} is for one cell: write it behind %%pool, in the first line of the cell")
+        allowed = ["/".join(spellings(option)) for option in OPTIONS if magic != "%pool" or option not in CELL_OPTIONS]
         what = "option" if extra[0].startswith("-") else "word"
         raise UsageError(f"unknown {what} {extra[0]!r}; {magic} takes {', '.join(allowed)}")
     if kind is not None and given.pool is not None and kind != given.pool:
@@ -206,7 +205,13 @@ def parse_pool_line(line: str, magic: str = "%%pool") -> PoolLine:
     names = PoolOptionsDict.__annotations__
     settings = {name: value for name, value in vars(given).items() if name in names and value is not None}
     options = PoolLine(
-        kind or given.pool, given.concurrency, cast("PoolOptionsDict", settings), given.name, given.quiet, out
+        kind or given.pool,
+        given.concurrency,
+        cast("PoolOptionsDict", settings),
+        given.name,
+        given.quiet,
+        out,
+        getattr(given, "background", False),
     )
     if options.has_settings:
         options.config()
@@ -218,23 +223,6 @@ def check_variable(option: str, name: str) -> str:
     if not name.isidentifier() or keyword.iskeyword(name):
         raise UsageError(f"{option} {name!r}: use the name of a variable")
     return name
-
-
-def parse_verb(line: str) -> Verb | None:
-    """Read ``stop``, ``restart``, ``grow`` or ``shrink``; None if the line is something else; raises `UsageError`."""
-    verb, *rest = _words(line) or [""]
-    if verb not in VERBS:
-        return None
-    number = 1
-    if verb in ("grow", "shrink") and rest and re.fullmatch(r"[-+]?[0-9.]+", rest[0]):
-        try:
-            number = _number(rest.pop(0))
-        except argparse.ArgumentTypeError as error:
-            raise UsageError(f"{verb} {error}") from None
-    if len(rest) > 1 or (rest and rest[0].startswith("-")):
-        takes = "[N] [NAME]" if verb in ("grow", "shrink") else "[NAME]"
-        raise UsageError(f"unknown word {rest[-1]!r}; use %pool {verb} {takes}")
-    return Verb(verb, number, rest[0] if rest else None)
 
 
 _WORD: Final = re.compile(r"""\s*((?:"[^"]*"|'[^']*'|[^\s"'])+)""")

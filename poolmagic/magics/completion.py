@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Final, cast
 
 from IPython.core.completer import SimpleCompletion, context_matcher
 
+from poolmagic import logbook
 from poolmagic.config import ALIASES, KINDS
-from poolmagic.magics.arguments import OPTIONS, VERBS, spellings
+from poolmagic.magics.arguments import CELL_OPTIONS, OPTIONS, spellings
+from poolmagic.magics.verbs import VERBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["complete", "make_matcher"]
 
+_OF_CELLS: Final = [name for option in CELL_OPTIONS for name in spellings(option)]
 _LINE: Final = re.compile(r"\s*(%%pool|%%pmap|%pool)[ \t](.*)$")
 
 
@@ -47,6 +50,10 @@ def make_matcher(pool_names: Callable[[], Iterable[str]]) -> Callable[[Completio
     return cast("Callable[[CompletionContext], SimpleMatcherResult]", poolmagic_matcher)
 
 
+def _numbers() -> list[str]:
+    return [str(entry.number) for entry in logbook.list_runs() if not entry.is_over]
+
+
 def complete(magic: str, line: str, pool_names: Callable[[], Iterable[str]]) -> list[str] | None:
     """Return the words that may stand in the place of the last, perhaps empty, word of a line; does not block.
 
@@ -66,10 +73,11 @@ def complete(magic: str, line: str, pool_names: Callable[[], Iterable[str]]) -> 
     if asked is not None:  # nobody can complete a number or a new variable
         return {"KIND": [*KINDS, *ALIASES], "NAME": list(pool_names())}.get(asked)
     if magic == "%pool" and before and before[0] in VERBS:
-        return list(pool_names())
+        takes_what = VERBS[before[0]].takes.strip("[]")
+        return _numbers() if takes_what == "N" else list(pool_names()) if "NAME" in takes_what else []
     if magic == "%%pmap" and not last.startswith("-"):
         return None
-    options = [name for name in takes if name not in ("-o", "--out") or magic != "%pool"]
+    options = [name for name in takes if magic != "%pool" or name not in _OF_CELLS]
     if last.startswith("-") or any(word in KINDS or word in ALIASES for word in before):
         return options
     return [*KINDS, *ALIASES, *(VERBS if magic == "%pool" and not before else ()), *options]

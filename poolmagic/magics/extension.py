@@ -1,52 +1,44 @@
 """What is loaded into one IPython shell: the magics, the hooks that carry them, and the pools they made.
 
-All state belongs to the thread that runs cells: the registry of pools (so that a second ``%%pool gevent -c 200`` finds
-the warm one) and one `ExitStack` for each cell that is running (cells nest: a cell may call ``run_cell``), which
-``%%pool`` fills and the end of the cell empties.
+Each thread that runs cells has an `ExitStack` for each cell that is running (cells nest: a cell may call ``run_cell``),
+which ``%%pool`` fills and the end of the cell empties. All other state belongs to the thread that loads and unloads.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
+import threading
 from contextlib import ExitStack
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import IPython.core.error
 from IPython.core.magic import no_var_expand
 
 import poolmagic
-from poolmagic import progress
+from poolmagic import logbook
+from poolmagic.background import quiet
 from poolmagic.config import is_coroutine_function
 from poolmagic.errors import UsageError, note_once
-from poolmagic.magics.arguments import PoolLine, Verb, parse_pmap_line, parse_pool_line, parse_verb
-from poolmagic.magics.cells import PMAP, POOL, TASK, CellRewriter, transform_first_line
+from poolmagic.magics.arguments import PoolLine, parse_pmap_line, parse_pool_line
+from poolmagic.magics.background import start_cell
+from poolmagic.magics.cells import BACKGROUND, PMAP, POOL, TASK, CellCode, CellRewriter, transform_first_line
 from poolmagic.magics.completion import make_matcher
+from poolmagic.magics.help import PMAP_HELP, POOL_HELP, with_help
 from poolmagic.magics.tables import PoolTable
+from poolmagic.magics.tracebacks import install, uninstall
+from poolmagic.magics.verbs import find_verb
+from poolmagic.magics.warm import WarmPools, pools_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
+    from types import FunctionType
 
     from IPython.core.interactiveshell import InteractiveShell
-
-    from poolmagic.config import PoolConfig
-    from poolmagic.options import RunOptions
-    from poolmagic.pools import Pool
 
 __all__ = ["Extension"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_OVER: Final = ("closing", "closed", "broken")
-
-
-def _pools() -> ModuleType:
-    """The module that makes pools; it loads when a magic first needs one, or loading the extension would be slow."""
-    pools: ModuleType = import_module("poolmagic.pools")
-    return pools
 
 
 def _one_line(function: Callable[P, T]) -> Callable[P, T]:
@@ -65,141 +57,103 @@ def _one_line(function: Callable[P, T]) -> Callable[P, T]:
     return wrapper
 
 
+class _Running(threading.local):
+    """The cells that a thread runs, one inside of the other: each a stack of what its end takes away again."""
+
+    def __init__(self) -> None:
+        self.cells: list[ExitStack] = []
+
+
 class Extension:
-    """poolmagic in one shell, from ``%load_ext`` to ``%unload_ext``."""
+    """poolmagic in one shell, from ``%load_ext`` to ``%unload_ext``.
+
+    Attributes:
+        shell: The shell.
+        warm: The pools that its magics made.
+    """
 
     def __init__(self, shell: InteractiveShell) -> None:
-        self._shell: Any = shell  # IPython's own annotations do not survive strict checking
-        self._pools: dict[tuple[PoolConfig, RunOptions] | str, tuple[tuple[PoolConfig, RunOptions], Pool]] = {}
-        self._cells: list[ExitStack] = []
+        self.shell: Any = shell  # IPython's own annotations do not survive strict checking
+        self.warm = WarmPools()
+        self._running = _Running()
         self._session = ExitStack()
         self._rewriter = CellRewriter()
-        self._matcher = make_matcher(lambda: [pool.name for pool in self._known_pools()])
+        self._matcher = make_matcher(lambda: [pool.name for pool in self.warm.known()])
         self._magics: tuple[tuple[str, str, Any], ...] = (
             ("line_cell", "pool", self.pool),
             ("cell", "pmap", self.pmap),
             ("line", POOL, self.enter_cell),
             ("line", PMAP, self.run_pmap),
+            ("line", BACKGROUND, self.start_background),
         )
 
     def load(self) -> None:
         """Put everything in its place; does not block."""
         for kind, name, function in self._magics:
-            self._shell.register_magic_function(function, kind, name)
-        self._shell.input_transformers_cleanup.append(transform_first_line)
-        self._shell.ast_transformers.append(self._rewriter)
-        self._shell.Completer.custom_matchers.append(self._matcher)
-        self._shell.events.register("pre_run_cell", self._before_cell)
-        self._shell.events.register("post_run_cell", self._after_cell)
-        if self._shell.user_ns.get("pool", poolmagic.pool) is poolmagic.pool:
-            self._shell.push({"pool": poolmagic.pool}, interactive=False)
+            self.shell.register_magic_function(function, kind, name)
+        self.shell.input_transformers_cleanup.append(transform_first_line)
+        self.shell.ast_transformers.append(self._rewriter)
+        self.shell.Completer.custom_matchers.append(self._matcher)
+        self.shell.events.register("pre_run_cell", self._before_cell)
+        self.shell.events.register("post_run_cell", self._after_cell)
+        install(self.shell)
+        if self.shell.user_ns.get("pool", poolmagic.pool) is poolmagic.pool:
+            self.shell.push({"pool": poolmagic.pool}, interactive=False)
         else:
             note_once("you have a variable 'pool'; the current pool is: from poolmagic import pool as current_pool")
 
     def unload(self) -> None:
         """Take everything away again, and end the pools that the magics made; does not block."""
         for _, name, _ in self._magics:
-            for magics in self._shell.magics_manager.magics.values():
+            for magics in self.shell.magics_manager.magics.values():
                 magics.pop(name, None)
-            delattr(self._shell.magics_manager.user_magics, name)
-        _discard(self._shell.input_transformers_cleanup, transform_first_line)
-        _discard(self._shell.ast_transformers, self._rewriter)
-        _discard(self._shell.Completer.custom_matchers, self._matcher)
-        self._shell.events.unregister("pre_run_cell", self._before_cell)
-        self._shell.events.unregister("post_run_cell", self._after_cell)
-        self._shell.drop_by_id({"pool": poolmagic.pool})
-        while self._cells:
-            self._cells.pop().close()
+            delattr(self.shell.magics_manager.user_magics, name)
+        _discard(self.shell.input_transformers_cleanup, transform_first_line)
+        _discard(self.shell.ast_transformers, self._rewriter)
+        _discard(self.shell.Completer.custom_matchers, self._matcher)
+        self.shell.events.unregister("pre_run_cell", self._before_cell)
+        self.shell.events.unregister("post_run_cell", self._after_cell)
+        uninstall(self.shell)
+        self.shell.drop_by_id({"pool": poolmagic.pool})
+        while self._running.cells:
+            self._running.cells.pop().close()
         self._session.close()
-        _pools().set_session_pool(None)
-        for _, pool in self._pools.values():
-            pool.terminate()
-        self._pools.clear()
+        pools_module().set_session_pool(None)
+        for entry in logbook.list_runs():
+            if entry.is_cell:
+                entry.cancel()
+        self.warm.terminate()
 
-    # What the user types. The docstrings of these two are the help that `%pool?` and `%%pmap?` print.
+    # What the user types.
 
     @no_var_expand
+    @with_help(POOL_HELP)
     @_one_line
     def pool(self, line: str, cell: str | None = None) -> Any:
-        """Choose the pool that `pool` means, for one cell or for all that follow.
-
-        For one cell, in its first line, or for all later cells:
-
-            %%pool gevent -c 200
-            %pool prefork -c 4
-
-        Kinds of pool:
-
-            prefork   processes: for computing (the default; also: processes)
-            gevent    green threads in a process of their own: for network and disk, by the hundred
-            eventlet  the same with eventlet
-            threads   threads of this kernel, which share your objects (also: thread)
-            asyncio   a loop in a process of its own: for `async def` functions
-            solo      here and now, one after the other: for debugging (also: serial)
-
-        Options, spelled as for a Celery worker:
-
-            -c, --concurrency N  tasks at once; without it the number of CPUs
-            -w, --workers N      processes that share them (gevent, eventlet, asyncio)
-            --autoscale 8,2      tasks at once by need, at most 8 and at least 2, instead of -c
-            --time-limit S, --soft-time-limit S, --rate-limit 100/m, --retries N, --crash-retries N
-            --max-tasks-per-child N, --max-memory-per-child 2GB, --memory-limit 12GB, --idle-timeout S
-            --inner-threads N, --preload A,B
-            -n, --name NAME      a name of your own, to use the same pool again
-            -q, --quiet          no progress bar
-            -o, --out VAR        keep the value of the cell's last expression in VAR (%%pool only)
-            -P, --pool KIND      the kind, if you would rather name it here
-
-        The same line again finds the same pool, still warm. To look after pools:
-
-            %pool                  a table
-            %pool stop [NAME]      end it, or all of them, and what they run
-            %pool restart [NAME]   new workers, which see your changed modules
-            %pool grow N [NAME]    more processes or green threads for the current pool, or for that one
-            %pool shrink N [NAME]  fewer of them
-
-        See also %%pmap?, which makes the cell itself the function.
-        """
+        """Do what ``%pool`` and ``%%pool`` are for; a cell blocks as long as it takes, unless it is one with ``-b``."""
         __tracebackhide__ = True
         if cell is not None:
             return self._run_cell("pool", line, cell)
         if not line.strip():
-            return self._table()
-        verb = parse_verb(line)
+            snapshots = [pool.snapshot() for pool in self.warm.known()]
+            return PoolTable(snapshots, current=poolmagic.Pool.current().name)
+        verb = find_verb(line)
         if verb is not None:
-            self._do(verb)
-            return None
+            act, words = verb
+            return act(self, words)
         options = parse_pool_line(line, "%pool")
-        pool = self._pool_for(options)
-        _pools().set_session_pool(pool)
+        pool = self.warm.find_for(options)
+        pools_module().set_session_pool(pool)
         self._session.close()
         if options.quiet:
-            self._session.enter_context(progress.quiet())
+            self._session.enter_context(quiet())
         _say(f"{pool.name} ({pool.config}) is the pool of all later cells")
         return None
 
     @no_var_expand
+    @with_help(PMAP_HELP)
     def pmap(self, line: str, cell: str) -> Any:
-        """Run the cell's body once for each item, in parallel; the last expression is the item's result.
-
-            %%pmap url in urls -> pages
-            raw = urlopen(url).read()
-            raw.decode()
-
-        The line reads like that of a `for` loop. `pages` is then the list of results, in order; without
-        `-> pages` the list is shown. Several variables unpack an item:
-
-            %%pmap i, row in df.iterrows() -> rows
-
-        All variables that the body sets are its own, as in a function; it sees the notebook's variables,
-        functions and imports. `return` works, and with `await` in the body the items run on an asyncio pool.
-
-        The items go to the current pool, or to the one that the options of %%pool name:
-
-            %%pmap -P gevent -c 200 url in urls -> pages
-
-        See %pool? for the pools and their options.
-        """
+        """Do what ``%%pmap`` is for; blocks as long as it takes, unless it has ``-b``."""
         __tracebackhide__ = True
         return self._run_cell("pmap", line, cell)
 
@@ -212,12 +166,14 @@ class Extension:
         if refusal is not None:
             raise UsageError(refusal)
         options = parse_pool_line(line)
-        pool = self._pool_for(options)
-        if not self._cells:  # a silent cell has no events
-            self._cells.append(ExitStack())
-        self._cells[-1].enter_context(_pools().cell_pool(pool))
+        if options.background:
+            raise UsageError("%%pool -b must be the first line of a cell")
+        pool = self.warm.find_for(options)
+        if not self._running.cells:  # a silent cell has no events
+            self._running.cells.append(ExitStack())
+        self._running.cells[-1].enter_context(pools_module().cell_pool(pool))
         if options.quiet:
-            self._cells[-1].enter_context(progress.quiet())
+            self._running.cells[-1].enter_context(quiet())
 
     @no_var_expand
     @_one_line
@@ -229,21 +185,36 @@ class Extension:
         options = parse_pmap_line(line).options
         if task is None:
             raise UsageError("%%pmap must be the first line of a cell")
-        self._shell.user_ns.pop(TASK, None)
+        self.shell.user_ns.pop(TASK, None)
         name = options.out or "pmap"
         function: Any = task
         function.__name__ = function.__qualname__ = name
         # In a traceback it is the cell that it was written as. Besides, there is no `def` line in the cell, by which
         # IPython and `inspect` would find the source of a function.
         function.__code__ = function.__code__.replace(co_name="<module>", co_qualname="<module>")
-        pool = self._pool_for(options)
+        pool = self.warm.find_for(options)
         chosen = options.has_settings or options.name is not None
         if not chosen and is_coroutine_function(function) and pool.config.kind.coroutines == "never":
-            pool = self._pool_for(PoolLine(kind="asyncio"))
+            pool = self.warm.find_for(PoolLine(kind="asyncio"))
         with ExitStack() as stack:
             if options.quiet:
-                stack.enter_context(progress.quiet())
+                stack.enter_context(quiet())
             return pool.map(function, items)
+
+    @no_var_expand
+    @_one_line
+    def start_background(self, magic: str, line: str, number: int, here: FunctionType) -> None:
+        """Start the body of a cell with ``-b``; does not block.
+
+        Args:
+            magic: The hidden magic that the first line would be without ``-b``.
+            line: The rest of the first line.
+            number: That of the body, by which the rewriter knows it.
+            here: A function whose code is in the cell.
+        """
+        options = parse_pool_line(line) if magic == POOL else parse_pmap_line(line).options
+        code = CellCode(self.shell, self._rewriter.body(number), here.__code__.co_filename)
+        start_cell(self.shell, code, options, self.warm.find_for(options), is_private=magic == PMAP)
 
     def _run_cell(self, magic: str, line: str, cell: str) -> Any:
         """Run ``%%pool`` or ``%%pmap`` for somebody who calls ``run_cell_magic``; returns the last expression's value.
@@ -251,89 +222,24 @@ class Extension:
         IPython's own way to run a cell shows errors instead of raising them, and cannot be nested where a loop runs.
         """
         __tracebackhide__ = True
-        shell = self._shell
+        shell = self.shell
         source = shell.transform_cell(f"%%{magic} {line}\n{cell}")
         filename = shell.compile.cache(source, shell.execution_count, raw_code=source)
         module = shell.transform_ast(shell.compile.ast_parse(source, filename=filename))
-        last = module.body.pop() if module.body and isinstance(module.body[-1], ast.Expr) else None
-        self._cells.append(ExitStack())
-        with self._cells[-1]:
+        code = CellCode(shell, module.body, filename)
+        self._running.cells.append(ExitStack())
+        with self._running.cells[-1]:
             try:
-                exec(shell.compile(module, filename, "exec"), shell.user_global_ns, shell.user_ns)  # noqa: S102 - a cell
-                if last is None:
-                    return None
-                code = shell.compile(ast.Expression(last.value), filename, "eval")
-                return eval(code, shell.user_global_ns, shell.user_ns)  # noqa: S307 - a cell's last line
+                return code.run()
             finally:
-                self._cells.pop()
+                self._running.cells.pop()
 
     def _before_cell(self, info: Any) -> None:
-        self._cells.append(ExitStack())
+        self._running.cells.append(ExitStack())
 
     def _after_cell(self, result: Any) -> None:
-        if self._cells:  # the cell that loads the extension had no beginning
-            self._cells.pop().close()
-
-    # Pools.
-
-    def _pool_for(self, options: PoolLine) -> Pool:
-        """The pool that a line describes: a warm one if there is, else a new one."""
-        if options.name is None and not options.has_settings:
-            return poolmagic.Pool.current()
-        if options.name is not None and not options.has_settings:
-            for pool in self._known_pools():
-                if pool.name == options.name:
-                    return pool
-        config = options.config()
-        key = options.name or config
-        if key in self._pools:
-            known, pool = self._pools[key]
-            if known == config and pool.snapshot().state not in _OVER:
-                return pool
-            pool.close()
-        kind = options.kind or "prefork"
-        pool = poolmagic.Pool(kind, options.concurrency, name=options.name, **options.settings)
-        self._pools[key] = config, pool
-        return pool
-
-    def _known_pools(self) -> list[Pool]:
-        """All pools that are alive, and those that the magics made and nobody has used yet."""
-        alive = _pools().live_pools()
-        made = [pool for _, pool in self._pools.values() if pool not in alive and pool.snapshot().state not in _OVER]
-        return [*alive, *made]
-
-    def _table(self) -> PoolTable:
-        return PoolTable([pool.snapshot() for pool in self._known_pools()], current=poolmagic.Pool.current().name)
-
-    def _do(self, verb: Verb) -> None:
-        known = self._known_pools()
-        if verb.name is not None:
-            chosen = [pool for pool in known if pool.name == verb.name]
-            if not chosen:
-                names = ", ".join(pool.name for pool in known) or "none"
-                raise UsageError(f"no pool is called {verb.name!r}; alive: {names}")
-        elif verb.verb in ("stop", "restart"):
-            chosen = known
-            if not chosen:
-                _say("no pool is alive")
-        else:
-            chosen = [poolmagic.Pool.current()]
-        for pool in chosen:
-            if verb.verb == "stop":
-                self._stop(pool)
-            elif verb.verb == "restart":
-                pool.restart()
-            elif verb.verb == "grow":
-                pool.grow(verb.number)
-            else:
-                pool.shrink(verb.number)
-            _say(f"{pool.name} has ended" if verb.verb == "stop" else f"{pool.name}: {pool.config}")
-
-    def _stop(self, pool: Pool) -> None:
-        if poolmagic.Pool.current() is pool:
-            _pools().set_session_pool(None)
-        pool.terminate()
-        self._pools = {key: made for key, made in self._pools.items() if made[1] is not pool}
+        if self._running.cells:  # the cell that loads the extension had no beginning
+            self._running.cells.pop().close()
 
 
 def _discard(items: list[Any], item: Any) -> None:

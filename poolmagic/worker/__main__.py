@@ -1,4 +1,6 @@
-"""Entry of an exec'ed worker: patch first, then import the rest. Arguments: kind, link, board, slots, start as JSON.
+"""Entry of an exec'ed worker: patch first, then import the rest.
+
+Arguments: kind; the descriptors of the line, the board and two tapes; slots; start as JSON.
 
 `native` is imported before the patch because it must keep the originals; nothing else may be.
 """
@@ -16,7 +18,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Be a worker; returns never."""
-    kind, link, board, slots, start = sys.argv[1:]
+    kind, *descriptors, slots, start = sys.argv[1:]
     assert native is not None
     _patch(kind)
     from poolmagic.lifelines import die_within_a_second
@@ -27,11 +29,10 @@ def main() -> None:
     settings = json.loads(start)
     die_within_a_second(settings["parent"])
     take_over(settings)
-    for module in settings["preload"]:
-        if error := import_quietly(module):
-            print(f"poolmagic: preload={module!r}: {error}", file=sys.stderr)
+    errors = {module: import_quietly(module) for module in settings["preload"]}
+    remarks = "".join(f"poolmagic: preload={module!r}: {error}\n" for module, error in errors.items() if error)
     gc.enable()
-    run_worker(int(link), int(board), make_runner(kind, int(slots)))
+    run_worker([int(one) for one in descriptors], make_runner(kind, int(slots)), remarks)
 
 
 def _patch(kind: str) -> None:

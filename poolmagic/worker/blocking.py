@@ -15,9 +15,9 @@ from typing import Final, Protocol
 
 from poolmagic.board import POSITION, RUN
 from poolmagic.messages import Message, Output
-from poolmagic.records import OWN_CODE
 from poolmagic.worker.native import perf_counter
 from poolmagic.worker.signals import called_by
+from poolmagic.worker.stacks import called_from, users
 
 __all__ = ["BLOCKED_SECONDS", "MOST_NOTES", "Hub", "HubWatch"]
 
@@ -107,26 +107,19 @@ class HubWatch:
         runs, called = called_by(self._runs, frame)
         if runs is None or called_by(self._load, frame)[0] is not None:
             return None
-        if called is not None and not self._users(frame, runs):  # we put an outcome away
+        if called is not None and not self._users(frame):  # we put an outcome away
             return None
         slot = runs.f_locals.get("slot")
         if slot is None or slot.record[POSITION] < 0:
             return None
         return slot.record[RUN] - 1, slot.record[POSITION]
 
-    def _users(self, frame: FrameType | None, runs: FrameType) -> list[FrameType]:
+    def _users(self, frame: FrameType | None) -> list[FrameType]:
         """Return the frames of the user's code in a task, outermost first."""
-        found: list[FrameType] = []
-        while frame is not None and frame is not runs:
-            if not frame.f_code.co_filename.startswith(OWN_CODE):
-                found.append(frame)
-            frame = frame.f_back
-        return found[::-1]
+        return users(called_from(self._runs, frame))
 
     def _text(self, position: int, seconds: float, frame: FrameType | None) -> str:
-        runs, _ = called_by(self._runs, frame)
-        assert runs is not None
-        stack = traceback.StackSummary.extract((one, one.f_lineno) for one in self._users(frame, runs))
+        stack = traceback.StackSummary.extract((one, one.f_lineno) for one in self._users(frame))
         where = ", at:\n" + "".join(stack.format()) if stack else "\n"
         return (
             f"poolmagic: item {position} has let no other task of its worker run for {seconds:.1f} s{where}"

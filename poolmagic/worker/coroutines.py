@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from poolmagic.board import DONE, POSITION, RUN, SINCE
 from poolmagic.errors import SoftTimeLimitExceeded, TaskCancelled
+from poolmagic.perworker import closers
+from poolmagic.timings import SHORT
 from poolmagic.worker.native import perf_counter
 from poolmagic.worker.outbox import Row
+from poolmagic.worker.places import enter_slot
 from poolmagic.worker.portions import Portion
+from poolmagic.worker.preparing import prepare_async
 from poolmagic.worker.slots import task_of
 from poolmagic.worker.tasks import FLUSH_SECONDS, Worker, current
 from poolmagic.worker.waves import TURN_SECONDS, Slot, WaveSlots
@@ -41,6 +45,8 @@ class CoroutineSlots(WaveSlots[_Slot]):
     def __init__(self, slots: int) -> None:
         super().__init__(slots)
         self._loop = asyncio.new_event_loop()
+        self._lock = asyncio.Lock()
+        self._has_ended = False
         self._bug: BaseException | None = None
 
     def serve(self, worker: Worker) -> None:
@@ -52,6 +58,7 @@ class CoroutineSlots(WaveSlots[_Slot]):
             self._loop.run_forever()
         if self._bug is not None:
             raise self._bug
+        self._loop.run_until_complete(worker.preparation.finish_async(*closers()))
 
     def _notify(self) -> None:
         self._loop.call_soon_threadsafe(self._pump)
@@ -60,7 +67,9 @@ class CoroutineSlots(WaveSlots[_Slot]):
         self._loop.call_later(seconds, function, *args)
 
     def _end(self) -> None:
-        self._loop.stop()
+        if not self._has_ended:  # once: the loop has the finalizer to run after that
+            self._has_ended = True
+            self._loop.stop()
 
     def _begin(self, worker: Worker, number: int) -> None:
         slot = self._busy[number] = _Slot(number, *worker.board.record(number))
@@ -77,12 +86,19 @@ class CoroutineSlots(WaveSlots[_Slot]):
             slot.struck, slot.soft = error, None
         slot.coroutine.cancel()
 
+    def _waiting_frames(self, slot: _Slot) -> list[types.FrameType]:
+        """Return the frames of a task that waits, outermost first; for the control thread."""
+        return [] if slot.coroutine is None else list(_awaiting(slot.coroutine))
+
     async def _serve(self, worker: Worker, slot: _Slot) -> None:
         """Run tasks in one slot until there is none."""
         slot.has_started = True
         self._begun(worker)
         current.set(partial(task_of, slot.record))
+        enter_slot(worker, slot.record)
         while slot.number < self._slots and (portion := worker.front()) is not None:
+            if portion.call.prepares:
+                await prepare_async(worker, portion, slot.record, self._lock)
             if await self._run(worker, portion, slot):
                 worker.drop(portion)
 
@@ -98,20 +114,21 @@ class CoroutineSlots(WaveSlots[_Slot]):
 
     async def _run(self, worker: Worker, portion: Portion, slot: _Slot) -> bool:
         """Run tasks of a batch in one slot; return True if there are no more, False if the slot was taken away."""
-        record, times, unfinished, coroutine = slot.record, slot.times, worker.unfinished, slot.coroutine
+        record, times, calls, coroutine = slot.record, slot.times, worker.printer.calls, slot.coroutine
         assert coroutine is not None
         call = portion.limited(times) if portion.call.limited else portion.callable()
         done = record[DONE]
         if portion.call.softly_limited:
             call = _softened(call, slot, coroutine)
-        row, is_empty = Row(portion.out), True
         record[RUN] = 0  # while the record is of two runs
-        record[POSITION] = -1
+        record[POSITION] = position = -1
         record[RUN] = portion.run + 1
         now = perf_counter()
-        turn_ends = now + TURN_SECONDS
+        row, is_empty = Row(portion.out, done, now, portion.call), True
+        look_at, turn_ends = now + SHORT, now + TURN_SECONDS
         for position, raw in portion.tasks:
-            times[SINCE] = now  # first: the task before may look younger, but this one must not look older than it is
+            # First: the task before may look younger, but this one must not look older than it is.
+            times[SINCE] = since = now
             record[POSITION] = position
             self._latest = slot
             try:
@@ -120,19 +137,23 @@ class CoroutineSlots(WaveSlots[_Slot]):
                 worker.fail(portion, position, _explained(error, slot.struck))
             else:
                 row.keep(position, value)
-            if unfinished:
-                worker.send_unfinished((portion.run, position))
+            if calls:
+                worker.printer.end((portion.run, position))
             done += 1
             record[DONE] = done
             now = perf_counter()
             if slot.struck is not None or coroutine.cancelling():
                 await self._recover(slot, coroutine)
-            if self._latest is not slot or now > turn_ends:
-                now = await self._pause(worker, slot, now)
-                turn_ends = now + TURN_SECONDS
+            if self._latest is not slot or now > look_at:
+                row.look(position, done, since, now)
+                if self._latest is not slot or now > turn_ends:
+                    now = await self._pause(worker, slot, now)
+                    turn_ends = now + TURN_SECONDS
+                row.began, look_at = now, now + SHORT
                 if slot.number >= self._slots:
                     is_empty = False
                     break
+        row.end(position, done, now)
         row.close()
         return is_empty
 
@@ -147,6 +168,7 @@ class CoroutineSlots(WaveSlots[_Slot]):
 
     async def _pause(self, worker: Worker, slot: _Slot, now: float) -> float:
         """Hand back what is due, and let other coroutines run if none did since the slot's task began."""
+        worker.printer.look()
         if now - worker.since > FLUSH_SECONDS:
             self.defer(worker.flush)
         if self._latest is slot:
@@ -200,6 +222,24 @@ def drive(coroutine: Awaitable[Any], softened: Softened, task: asyncio.Task[Any]
             step = partial(awaited.throw, error)
         else:
             step = partial(awaited.send, value)
+
+
+_LINKS: Final = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
+"""Where coroutines, generators and asynchronous ones have their frame, and what they wait for."""
+
+
+def _awaiting(task: asyncio.Future[Any] | None) -> Iterator[types.FrameType]:
+    """Yield the frames of a coroutine that waits, and of what it waits for, and so on."""
+    while isinstance(task, asyncio.Task):
+        waits: Any = task.get_coro()
+        while (link := next((link for link in _LINKS if hasattr(waits, link[0])), None)) is not None:
+            frame = getattr(waits, link[0])
+            if frame is None:  # it has just ended
+                break
+            yield frame
+            # `drive` does by hand what `await` does, which leaves no link.
+            waits = frame.f_locals["coroutine"] if frame.f_code is drive.__code__ else getattr(waits, link[1])
+        task = getattr(task, "_fut_waiter", None)  # what awaits a future does not tell which
 
 
 @types.coroutine

@@ -8,14 +8,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import Any, Protocol
 
 from poolmagic.board import DONE, POSITION, RUN, SINCE
 from poolmagic.errors import SoftTimeLimitExceeded, TaskCancelled
+from poolmagic.perworker import closers
+from poolmagic.timings import SHORT
 from poolmagic.worker.native import perf_counter, read, write
 from poolmagic.worker.outbox import Row
+from poolmagic.worker.places import enter_slot
 from poolmagic.worker.portions import Portion
+from poolmagic.worker.preparing import prepare
 from poolmagic.worker.slots import task_of
+from poolmagic.worker.stacks import called_from
 from poolmagic.worker.tasks import FLUSH_SECONDS, Worker, current
 from poolmagic.worker.waves import TURN_SECONDS, Slot, WaveSlots
 
@@ -212,6 +218,7 @@ class GreenSlots(WaveSlots[_Slot]):
             self._hub.listen(self._pump)
             self._hub.notify()  # for what came before we listened
             self._hub.wait_for_end()
+            worker.preparation.finish(*closers())
 
     def _notify(self) -> None:
         self._hub.notify()
@@ -227,6 +234,10 @@ class GreenSlots(WaveSlots[_Slot]):
         self._made[number] = self._busy[number] = slot
         slot.greenlet = self._hub.spawn(self._serve, slot)
 
+    def _waiting_frames(self, slot: _Slot) -> list[FrameType]:
+        """Return the frames of a task that waits, outermost first; for the control thread."""
+        return called_from(GreenSlots._run.__code__, getattr(slot.greenlet, "gr_frame", None))
+
     def _throw(self, slot: _Slot, run: int, position: int, error: BaseException) -> None:
         self._hub.soon(partial(self._throw_now, slot, run, position, error))
 
@@ -240,7 +251,10 @@ class GreenSlots(WaveSlots[_Slot]):
         assert worker is not None
         self._begun(worker)
         current.set(partial(task_of, slot.record))
+        enter_slot(worker, slot.record)
         while slot.number < self._slots and (portion := worker.front()) is not None:
+            if portion.call.prepares:
+                prepare(worker, portion, slot.record)
             try:
                 if self._run(worker, portion, slot):
                     worker.drop(portion)
@@ -254,17 +268,18 @@ class GreenSlots(WaveSlots[_Slot]):
 
     def _run(self, worker: Worker, portion: Portion, slot: _Slot) -> bool:
         """Run tasks of a batch in one slot; return True if there are no more, False if the slot was taken away."""
-        record, times, unfinished = slot.record, slot.times, worker.unfinished
+        record, times, calls = slot.record, slot.times, worker.printer.calls
         call = portion.limited(times) if portion.call.limited else portion.callable()
         done = record[DONE]
-        row, is_empty = Row(portion.out), True
         record[RUN] = 0  # while the record is of two runs
-        record[POSITION] = -1
+        record[POSITION] = position = -1
         record[RUN] = portion.run + 1
         now = perf_counter()
-        turn_ends = now + TURN_SECONDS
+        row, is_empty = Row(portion.out, done, now, portion.call), True
+        look_at, turn_ends = now + SHORT, now + TURN_SECONDS
         for position, raw in portion.tasks:
-            times[SINCE] = now  # first: the task before may look younger, but this one must not look older than it is
+            # First: the task before may look younger, but this one must not look older than it is.
+            times[SINCE] = since = now
             record[POSITION] = position
             self._latest = slot
             try:
@@ -273,22 +288,27 @@ class GreenSlots(WaveSlots[_Slot]):
                 worker.fail(portion, position, error)
             else:
                 row.keep(position, value)
-            if unfinished:
-                worker.send_unfinished((portion.run, position))
+            if calls:
+                worker.printer.end((portion.run, position))
             done += 1
             record[DONE] = done
             now = perf_counter()
-            if self._latest is not slot or now > turn_ends:
-                now = self._pause(worker, slot, now)
-                turn_ends = now + TURN_SECONDS
+            if self._latest is not slot or now > look_at:
+                row.look(position, done, since, now)
+                if self._latest is not slot or now > turn_ends:
+                    now = self._pause(worker, slot, now)
+                    turn_ends = now + TURN_SECONDS
+                row.began, look_at = now, now + SHORT
                 if slot.number >= self._slots:
                     is_empty = False
                     break
+        row.end(position, done, now)
         row.close()
         return is_empty
 
     def _pause(self, worker: Worker, slot: _Slot, now: float) -> float:
         """Hand back what is due, and let other greenlets run if none did since the slot's task began."""
+        worker.printer.look()
         if now - worker.since > FLUSH_SECONDS:
             self.defer(worker.flush)
         if self._latest is slot:

@@ -1,29 +1,25 @@
-"""What a task prints: text streams that send it home with the task's name on it, line by line.
+"""Python's own streams in a worker process: what is written to them goes home, with the name of the task on it.
 
-A stream may be written to from any thread of the worker; text from outside of a task goes where it went before.
+A stream may be written to from any thread of the worker. In a process that a task forks off the worker, which has no
+line home, it writes to the descriptor that it stands for.
 """
 
 from __future__ import annotations
 
 import io
-from contextlib import nullcontext
-from typing import Final, TextIO
+from typing import TextIO
 
-from poolmagic.messages import Output
-from poolmagic.worker.signals import held_back
-from poolmagic.worker.tasks import Worker, current
+from poolmagic.worker.printing import Printer
+from poolmagic.worker.tasks import current
 
-__all__ = ["TaskStream"]
-
-PART: Final = 1 << 20
-"""Most letters in a message: far below what a frame may hold."""
+__all__ = ["TaskStream", "current_task"]
 
 
 class TaskStream(io.TextIOBase):
     """Stands in for `sys.stdout` or `sys.stderr` in a worker."""
 
-    def __init__(self, worker: Worker, name: str, before: TextIO) -> None:
-        self._worker = worker
+    def __init__(self, printer: Printer, name: str, before: TextIO) -> None:
+        self._printer = printer
         self._name = name
         self._before = before
 
@@ -41,32 +37,23 @@ class TaskStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Send the whole lines in `text` home, and keep the rest of it for later."""
-        task = _current_task()
-        if task is None:
-            return self._before.write(text)
-        lines, end, rest = (self._worker.unfinished.pop((task, self._name), "") + text).rpartition("\n")
-        if len(rest) > PART:  # a line without an end
-            end, rest = end + rest, ""
-        if rest:
-            self._worker.unfinished[task, self._name] = rest
-            self._worker.nudges.add("an unfinished line")
-        whole = lines + end
-        with held_back() if self._worker.limits.are_set else nullcontext():
-            for start in range(0, len(whole), PART):
-                self._worker.send(Output(*task, self._name, whole[start : start + PART]))
+        """Send the whole lines in `text` home before long, and keep the rest of it for later."""
+        if self._printer.is_left:
+            self._before.write(text)
+            self._before.flush()
+        else:
+            self._printer.write(current_task(), self._name, text)
         return len(text)
 
     def flush(self) -> None:
         """Send what the present task wrote since its last line ended."""
-        task = _current_task()
-        if task is None:
+        if self._printer.is_left:
             self._before.flush()
         else:
-            with held_back() if self._worker.limits.are_set else nullcontext():
-                self._worker.send_unfinished(task)
+            self._printer.flush(current_task())
 
 
-def _current_task() -> tuple[int, int] | None:
+def current_task() -> tuple[int, int] | None:
+    """Return the run and the position of the task that this thread, green thread or coroutine belongs to."""
     tell = current.get()
     return None if tell is None else tell()

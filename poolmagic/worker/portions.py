@@ -13,11 +13,13 @@ from types import CodeType
 from typing import Any, Final
 
 from poolmagic.board import SINCE
+from poolmagic.equipped import Equipped
 from poolmagic.errors import PayloadError
 from poolmagic.memory import Payload
 from poolmagic.messages import Batch, Function
 from poolmagic.payload import Codec
-from poolmagic.retrying import Retrying
+from poolmagic.randomness import seeding
+from poolmagic.setup import Setup
 from poolmagic.worker.native import perf_counter
 from poolmagic.worker.outbox import Outbox
 
@@ -34,9 +36,17 @@ class Call:
         self.limited = bool(message.soft_limit or message.time_limit)
         self.softly_limited = bool(message.soft_limit)
         self.retry_on: tuple[type[BaseException], ...] = ()
+        self.prepares = message.prepares
+        self.setup: Setup | None = None
+        self.seed = message.seed
+        self.leftover = message.leftover
+        self.first_index = message.first_index
+        self._seeds_globals = message.seeds_globals
         self._stars = message.stars
         self._function: Callable[[Any], Any] | None = None
         self._error: BaseException | None = None
+        self.loaded = 0.0
+        """When that was done: no item is said to have taken so long."""
 
     @property
     def is_loaded(self) -> bool:
@@ -63,11 +73,13 @@ class Call:
         except PayloadError as error:  # any other is a strike at the first item; the next one loads it
             self._error = error
             raise
-        if isinstance(loaded, Retrying):
-            self.retry_on = loaded.retry_on
+        if isinstance(loaded, Equipped):
+            self.retry_on, self.setup = loaded.retry_on, loaded.setup
             loaded = loaded.function
         if self._function is None:
-            self._function = of_one_item(loaded, self._stars)
+            function = of_one_item(loaded, self._stars)
+            self._function = seeding(function) if self._seeds_globals else function
+        self.loaded = perf_counter()
         return self._function
 
 

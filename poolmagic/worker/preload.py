@@ -14,6 +14,8 @@ import sys
 import threading
 from typing import Final
 
+from poolmagic.worker.capture import silenced
+
 __all__ = ["count_other_threads", "import_quietly"]
 
 _TASKS: Final = "/proc/self/task"
@@ -49,7 +51,8 @@ def import_quietly(module: str) -> str:
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Echo("stdout"), _Echo("stderr")
     try:
-        importlib.import_module(module)
+        with silenced():
+            importlib.import_module(module)
     except BaseException as error:  # SystemExit and all: a module must not end the process of all workers
         return f"{type(error).__name__}: {error}"
     finally:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from poolmagic.board import Board
@@ -20,9 +21,11 @@ from poolmagic.lifelines import end_own_group
 from poolmagic.messages import Done, Hello, Message
 from poolmagic.payload import Pickled
 from poolmagic.wire import Decoder, encode
+from poolmagic.worker.capture import Capture
 from poolmagic.worker.confession import confess_on
 from poolmagic.worker.native import POLLIN, poll, socket, start_new_thread
 from poolmagic.worker.output import TaskStream
+from poolmagic.worker.showing import show_at_home
 from poolmagic.worker.slots import InlineSlots, SlotRunner
 from poolmagic.worker.tasks import Worker
 
@@ -47,14 +50,15 @@ def make_runner(kind: str, slots: int) -> SlotRunner:
     return green.GreenSlots(green.GeventHub() if kind == "gevent" else green.EventletHub(), slots)
 
 
-def run_worker(link: int, board: int, runner: SlotRunner) -> None:
+def run_worker(descriptors: Sequence[int], runner: SlotRunner, remarks: str = "") -> None:
     """Be a worker; returns never, the process ends with it.
 
     Args:
-        link: The descriptor of the worker's end of the socket pair.
-        board: The descriptor of its status board.
+        descriptors: Those of its end of the socket pair, of its status board, and of its tapes for stdout and stderr.
         runner: The slots.
+        remarks: What the user is to read who sees what the first task prints.
     """
+    link, board, *tapes = descriptors
     # A process group of its own: the kernel's Stop button signals the kernel's group, and what it means for the
     # workers is the supervisor's decision.
     if os.getpgrp() != os.getpid():
@@ -86,8 +90,8 @@ def run_worker(link: int, board: int, runner: SlotRunner) -> None:
             _end_without_line(error)
 
     worker = Worker(send, Pickled(in_worker=True), marks, runner)
-    sys.stdout = TaskStream(worker, "stdout", sys.stdout)
-    sys.stderr = TaskStream(worker, "stderr", sys.stderr)
+    _take_output(worker, *tapes)
+    sys.stderr.write(remarks)
     start_new_thread(_control, (connection, worker, parent))
     worker.send(Hello(os.getpid()))
     code = 1
@@ -99,7 +103,18 @@ def run_worker(link: int, board: int, runner: SlotRunner) -> None:
         traceback.print_exc()
     finally:
         _flush_streams()
+        worker.printer.close()
         os._exit(code)  # a forked worker must not run the zygote's exit handlers
+
+
+def _take_output(worker: Worker, out: int, err: int) -> None:
+    """Send home whatever is printed or shown in this process from now on."""
+    printer = worker.printer
+    printer.attach(Capture.begin(out, err))
+    sys.stdout = TaskStream(printer, "stdout", sys.stdout)
+    sys.stderr = TaskStream(printer, "stderr", sys.stderr)
+    show_at_home(printer)
+    os.register_at_fork(after_in_child=printer.leave)
 
 
 def _control(connection: socket, worker: Worker, parent: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from queue import SimpleQueue
@@ -16,9 +16,14 @@ from types import FrameType
 from typing import Final, Protocol
 
 from poolmagic.board import DONE, LOOK, POSITION, RUN, SINCE
+from poolmagic.perworker import closers
+from poolmagic.timings import SHORT
 from poolmagic.worker.native import get_ident, perf_counter
+from poolmagic.worker.places import enter_slot
 from poolmagic.worker.portions import RUN_LIMITED, Portion
+from poolmagic.worker.preparing import prepare
 from poolmagic.worker.signals import STRIKE, called_by, handled
+from poolmagic.worker.stacks import SlotStack, thread_frames
 from poolmagic.worker.tasks import Worker, current
 
 __all__ = ["InlineSlots", "SlotRunner", "task_of"]
@@ -32,6 +37,8 @@ WORTH_SECONDS: Final = 0.002
 """After so much work the end of a batch is worth a report, which costs about 0.0002 s."""
 MOST_STEPS: Final = 128
 """And at most so many of them."""
+SLOW_SECONDS: Final = 0.01
+"""An item that goes on for so long after a tick of the clock is not a short one."""
 
 
 class SlotRunner(Protocol):
@@ -66,6 +73,10 @@ class SlotRunner(Protocol):
         """Try again what was struck and shows no sign of it; False if there is nothing such."""
         ...
 
+    def stacks(self) -> Iterator[SlotStack]:
+        """Yield for each slot that may be busy what `stacks.dump` takes; the tasks are not disturbed."""
+        ...
+
     def resize(self, slots: int) -> None:
         """Have this many slots from now on; tasks that run go on."""
         ...
@@ -96,7 +107,10 @@ class InlineSlots:
         self._step = 1
         self._done = 0
         self._thread = 0
+        self._first = 0
+        self._since = 0.0
         self._record: memoryview | None = None
+        self._times: memoryview[float] | None = None
         self._strikes: deque[tuple[int, int, BaseException]] = deque()
 
     def serve(self, worker: Worker) -> None:
@@ -107,11 +121,14 @@ class InlineSlots:
 
     def _serve(self, worker: Worker) -> None:
         record, times = worker.board.record(0)
-        self._record = record
+        self._record, self._times = record, times
         current.set(partial(task_of, record))
+        enter_slot(worker, record)
         while True:
             portion = worker.front()
             if portion is not None:
+                if portion.call.prepares:
+                    self._done += prepare(worker, portion, record)
                 self._run(worker, portion, record, times)
                 worker.drop(portion)
                 if perf_counter() - worker.since > WORTH_SECONDS:
@@ -120,6 +137,7 @@ class InlineSlots:
             record[RUN] = 0
             worker.idle()
             if worker.stopping:
+                worker.preparation.finish(*closers())
                 return
             self._wake.get()
 
@@ -131,7 +149,8 @@ class InlineSlots:
         stretch = portion.out.open(portion.first)
         position = portion.first - 1
         limited = portion.call.limited
-        now = perf_counter()
+        now = self._since = perf_counter()
+        self._first = portion.first
         while True:
             before = position
             record[LOOK] = position + 2
@@ -151,16 +170,19 @@ class InlineSlots:
             else:
                 if position == before:
                     break
-            now = self._look(worker, (portion.run, position), position - before, now)
+            now = self._look(worker, portion, position, position - before, now)
         record[RUN] = 0
+        self._note_up_to(portion, position, now)
         stretch.is_open = False
         self._done = done + position + 1
 
-    def _look(self, worker: Worker, task: tuple[int, int], count: int, before: float) -> float:
+    def _look(self, worker: Worker, portion: Portion, position: int, count: int, before: float) -> float:
         """See to what is not done for each item, after `count` of them; return the time."""
+        now = perf_counter()
+        if now - self._since > SHORT:
+            self._note(worker, portion, position, count, before, now)
         worker.nudges.clear()
-        if worker.unfinished:
-            worker.send_unfinished(task)
+        worker.printer.end((portion.run, position))
         now = perf_counter()
         seconds = now - before
         if seconds > LOOK_SECONDS:
@@ -168,9 +190,29 @@ class InlineSlots:
         elif seconds < LOOK_SECONDS / 2:
             self._step = min(2 * self._step, MOST_STEPS)
         if now - worker.since > REPORT_SECONDS:
+            self._note_up_to(portion, position, now)
             worker.flush()
-            now = perf_counter()
+            self._since = now = perf_counter()
         return now
+
+    def _note(self, worker: Worker, portion: Portion, position: int, count: int, before: float, now: float) -> None:
+        """Note when items ran, up to this position; the last `count` of them since `before`."""
+        if now - before > SHORT:
+            self._note_up_to(portion, position - count, before)
+        if count > 1 and before < worker.ticked < now - SLOW_SECONDS:
+            # All were expected to be short. But the last one ran when the clock ticked and has held up the answer: it
+            # is what took so long, and those before it were as fast as expected.
+            slow = min(before + (count - 1) * LOOK_SECONDS / self._step, worker.ticked)
+            self._note_up_to(portion, position - 1, slow)
+        self._note_up_to(portion, position, now)
+
+    def _note_up_to(self, portion: Portion, position: int, now: float) -> None:
+        """Note that the items which are not noted yet, up to this position, ran until now."""
+        if self._first <= position:
+            began = min(max(self._since, portion.call.loaded), now)
+            portion.out.worked += (self._first, position + 1, began, now)
+            self._first = position + 1
+        self._since = now
 
     def wake(self, count: int) -> None:
         """Say that more tasks wait."""
@@ -212,6 +254,11 @@ class InlineSlots:
         if called is not None and called.f_code not in _BETWEEN:
             signal.default_int_handler(number, frame)
 
+    def stacks(self) -> Iterator[SlotStack]:
+        """Yield the record of the slot, and what tells the frames of the task in it."""
+        if self._record is not None and self._times is not None:
+            yield self._record, self._times, partial(thread_frames, self._thread, InlineSlots._run.__code__)
+
     def resize(self, slots: int) -> None:
         """Do nothing: a process has one slot."""
 
@@ -222,6 +269,12 @@ class InlineSlots:
 
 _BETWEEN: Final = frozenset(
     function.__code__
-    for function in (InlineSlots._look, Worker.break_off, Portion.callable, Portion.limited)  # noqa: SLF001 - of the class above
+    for function in (
+        InlineSlots._look,  # noqa: SLF001 - of the class above
+        InlineSlots._note_up_to,  # noqa: SLF001 - likewise
+        Worker.break_off,
+        Portion.callable,
+        Portion.limited,
+    )
 )
 """What the loop calls beside tasks."""

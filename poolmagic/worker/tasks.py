@@ -17,15 +17,16 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from poolmagic.board import Board
-from poolmagic.errors import PayloadError, RunCancelled, TaskCancelled, TaskOverdue
+from poolmagic.errors import InitializerError, PayloadError, RunCancelled, TaskCancelled, TaskOverdue
 from poolmagic.messages import (
     Batch,
     Cancel,
     Done,
+    Dump,
+    Dumped,
     Forget,
     Function,
     Message,
-    Output,
     Resize,
     Returned,
     Span,
@@ -33,10 +34,14 @@ from poolmagic.messages import (
     Withdraw,
 )
 from poolmagic.payload import Codec
+from poolmagic.preparation import Preparation
+from poolmagic.timings import pack, peak_memory
 from poolmagic.worker.limits import Limits, exceeded
-from poolmagic.worker.native import allocate_lock, perf_counter
+from poolmagic.worker.native import allocate_lock, get_ident, perf_counter
 from poolmagic.worker.outbox import Failed, Outbox, Stretch, spans_of
 from poolmagic.worker.portions import Call, Portion
+from poolmagic.worker.printing import Printer
+from poolmagic.worker.stacks import dump
 
 if TYPE_CHECKING:
     from poolmagic.worker.blocking import HubWatch
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FLUSH_SECONDS", "TICK", "Worker", "current", "inside"]
 
+CLOCK: Final = "the clock"
+"""A reason to look up: it is time to report."""
 FLUSH_SECONDS: Final = 0.02
 """After so long a busy worker of many slots hands back what is finished: it has no more than an item for each slot to
 go on with."""
@@ -81,18 +88,22 @@ class Worker:
         self._codec = codec
         self._runner = runner
         self._lock = allocate_lock()
-        self._calls: dict[int, Call] = {}
+        self._holder = 0
+        self.calls: dict[int, Call] = {}
+        """The functions of the runs that it works on."""
         self._outboxes: dict[int, Outbox] = {}
         self._portions: deque[Portion] = deque()
         self.since = perf_counter()
         """When finished items were handed back last."""
         self.stopping = False
         self._is_littered = False
-        self.unfinished: dict[tuple[tuple[int, int], str], str] = {}
-        """What tasks printed since their last line ended, by (run, position) and stream."""
         self.nudges: set[str] = set()
         """Why a slot that runs one item after the other should look up after the present one; empty as a rule."""
+        self.ticked = 0.0
+        """When the clock did that the first time since then."""
         self.limits = Limits(board, runner)
+        self.printer = Printer(self.send, self._is_sending, board, runner, self.limits, self.nudges)
+        self.preparation = Preparation()
         self.hub_watch: HubWatch | None = None
         """Looks out for tasks that keep a hub or a loop to themselves; the slots that have one set it."""
 
@@ -124,8 +135,11 @@ class Worker:
     def tick(self) -> None:
         """Hand back what has waited for long enough, for slots that have been too busy to do it; look at the tasks."""
         now = perf_counter()
+        self.printer.tick()
         if self.active and now - self.since > TICK:
-            self.nudges.add("the clock")
+            if CLOCK not in self.nudges:
+                self.ticked = now
+            self.nudges.add(CLOCK)
             self.flush()
         if self.limits.due is not None and self.limits.due <= now:
             self.limits.look(now, {portion.run for portion in list(self._portions)})
@@ -139,18 +153,20 @@ class Worker:
                 if not self._portions:
                     self.since = perf_counter()
                 self._portions.append(
-                    Portion(message, self._codec, self._calls[message.run], self._outboxes[message.run])
+                    Portion(message, self._codec, self.calls[message.run], self._outboxes[message.run])
                 )
+                self.printer.expect(message.run)
                 self._expect(message.run)
                 self._runner.wake(message.stop - message.first)
             case Function():
-                self._calls[message.run] = Call(self._codec, message)
+                self.calls[message.run] = Call(self._codec, message)
                 self._outboxes[message.run] = Outbox()
                 self.limits.add(message)
             case Forget():
-                call = self._calls.pop(message.run, None)
+                call = self.calls.pop(message.run, None)
                 self._outboxes.pop(message.run, None)
                 self.limits.forget(message.run)
+                self.printer.forget(message.run)
                 if call is not None and call.is_large:
                     self._is_littered = True
                     self._runner.wake(0)
@@ -161,6 +177,8 @@ class Worker:
                 self._runner.cancel(message.run)
             case Resize():
                 self._runner.resize(message.slots)
+            case Dump(request):
+                self.send(Dumped(request, dump(self._runner.stacks())))
             case Stop():
                 self.stopping = True
                 self._runner.stop()
@@ -168,7 +186,7 @@ class Worker:
                 raise PayloadError(f"a worker cannot do anything with a {type(message).__name__}")
 
     def _expect(self, run: int) -> None:
-        if self._calls[run].limited:
+        if self.calls[run].limited:
             self.limits.expect(run, perf_counter())
         if self.hub_watch is not None:
             self.hub_watch.expect(perf_counter())
@@ -185,7 +203,12 @@ class Worker:
     def send(self, message: Message) -> None:
         """Send one message; blocks only while another thread of this worker sends."""
         with self._lock:
+            self._holder = get_ident()
             self._send(message)
+
+    def _is_sending(self) -> bool:
+        """Whether the present thread sends, or is about to: a finalizer that prints may run at any time."""
+        return self._holder == get_ident() and self._lock.locked()
 
     # Slots ---------------------------------------------------------------------------------------------------------
 
@@ -204,16 +227,23 @@ class Worker:
 
     def fail(self, portion: Portion, position: int, error: BaseException) -> None:
         """Keep the error of a task. Reporting one twice does no harm: the first report counts."""
-        if self.unfinished:
-            self.send_unfinished((portion.run, position))
+        self.printer.end((portion.run, position))
         if isinstance(error, TaskOverdue):
             error = exceeded(error)
         elif isinstance(error, TaskCancelled):
             error = RunCancelled("the task was cancelled while it ran", struck=True)
             portion.out.failed.append((position, self._pack_error(error), False))
             return
+        elif isinstance(error, InitializerError):  # that of a pool which the task uses
+            error.refuses = False
         is_retriable = isinstance(error, portion.call.retry_on)
         portion.out.failed.append((position, self._pack_error(error), is_retriable))
+
+    def refuse(self, portion: Portion, error: InitializerError) -> int:
+        """Let nothing more of a batch start, for which the worker could not be prepared; return how many items."""
+        rest, packed = portion.take_rest(), self._pack_error(error)
+        portion.out.failed += [(position, packed, False) for position in rest]
+        return len(rest)
 
     def break_off(self, portion: Portion, stretch: Stretch, position: int, error: BaseException) -> Stretch:
         """Keep the error that ended a stretch, and return the one that goes on after it.
@@ -221,17 +251,11 @@ class Worker:
         An interrupt that came when the item at `position` had its value already is nobody's failure.
         """
         with self._lock:  # or a flush may have changed one half of it
+            self._holder = get_ident()
             is_kept = stretch.first + len(stretch.values) > position
         if not is_kept:
             self.fail(portion, position, error)
         return portion.out.open(position + 1, stretch)
-
-    def send_unfinished(self, task: tuple[int, int]) -> None:
-        """Send what a task printed without ending the line."""
-        for stream in ("stdout", "stderr"):
-            text = self.unfinished.pop((task, stream), "")
-            if text:
-                self.send(Output(*task, stream, text))
 
     def _pack_error(self, error: BaseException) -> Any:
         try:
@@ -243,6 +267,7 @@ class Worker:
     def idle(self) -> None:
         """Say that a slot found nothing to do: hand back what is finished."""
         self._runner.defer(self.flush)
+        self.printer.deliver()
         self.tidy()
 
     def tidy(self) -> None:
@@ -257,15 +282,20 @@ class Worker:
     def flush(self) -> None:
         """Hand back all that is finished; runs the user's pickling code."""
         with self._lock:
-            taken = [(run, *out.take()) for run, out in list(self._outboxes.items()) if out]
+            self._holder = get_ident()
+            taken = [(run, *out.take(), out.take_worked()) for run, out in list(self._outboxes.items()) if out]
             if not taken:  # and whatever runs began before now
                 return
             now = perf_counter()
             seconds, self.since = now - self.since, now
-        for run, spans, values, failed in taken:
-            self.send(self._outcomes(run, spans, values, failed, seconds))
+        self.printer.deliver()  # what an item printed comes before its outcome
+        peak = peak_memory()
+        for run, spans, values, failed, worked in taken:
+            self.send(self._outcomes(run, spans, values, failed, seconds, pack(peak, worked)))
 
-    def _outcomes(self, run: int, spans: list[Span], values: list[Any], failed: list[Failed], seconds: float) -> Done:
+    def _outcomes(
+        self, run: int, spans: list[Span], values: list[Any], failed: list[Failed], seconds: float, timings: bytes
+    ) -> Done:
         payload, broken = self._codec.pack_values(values, [record for _, record, _ in failed])
         if broken:
             positions = [position for start, stop in spans for position in range(start, stop)]
@@ -275,4 +305,4 @@ class Worker:
             payload, _ = self._codec.pack_values(values, [record for _, record, _ in failed])
         positions_of = tuple(position for position, _, _ in failed)
         retriable = tuple(position for position, _, is_retriable in failed if is_retriable)
-        return Done(run, tuple(spans), positions_of, retriable, seconds, payload)
+        return Done(run, tuple(spans), positions_of, retriable, seconds, timings, payload)

@@ -5,16 +5,24 @@ from __future__ import annotations
 import ctypes
 import heapq
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from poolmagic.board import DONE, POSITION, RUN, SINCE
 from poolmagic.errors import SoftTimeLimitExceeded, TaskCancelled, note_once
+from poolmagic.origin import origin_of
+from poolmagic.timings import SHORT
+from poolmagic.worker import taps
 from poolmagic.worker.native import allocate_lock, perf_counter
 from poolmagic.worker.outbox import Row
+from poolmagic.worker.places import enter_slot
 from poolmagic.worker.portions import Portion
-from poolmagic.worker.tasks import FLUSH_SECONDS, Worker, inside
+from poolmagic.worker.preparing import prepare
+from poolmagic.worker.slots import task_of
+from poolmagic.worker.stacks import SlotStack, thread_frames
+from poolmagic.worker.tasks import FLUSH_SECONDS, Worker, current, inside
 
 __all__ = ["ThreadSlots"]
 
@@ -104,17 +112,23 @@ class ThreadSlots:
     def _serve(self, worker: Worker, slot: _Slot) -> None:
         """Be a thread of the pool."""
         slot.thread = threading.get_ident()
-        inside.set(worker)
+        taps.tap_displays()
         with suppress(_Abandoned, TaskCancelled):  # the cancel of an abandoned task may come late
             self._run_all(worker, slot)
+        taps.release(slot)
         with self._work:
             heapq.heappush(self._places, slot.place)
 
     def _run_all(self, worker: Worker, slot: _Slot) -> None:
         """Run tasks in one thread until the slot or the worker ends."""
         while (portion := self._wait(worker, slot)) is not None:
+            origin = origin_of(portion.run)
             try:
-                if self._run(worker, portion, slot):
+                if (
+                    self._enter(worker, portion, slot)
+                    if origin is None
+                    else origin.run(self._enter, worker, portion, slot)
+                ):
                     worker.drop(portion)
             except (TaskCancelled, SoftTimeLimitExceeded) as error:  # just before or after the user's code
                 position = slot.record[POSITION]
@@ -129,6 +143,7 @@ class ThreadSlots:
         if portion is None or slot.number >= self._slots:
             slot.record[RUN] = 0
             worker.idle()
+            taps.release(slot)
             with self._work:
                 self._idle += 1
                 while slot.number < self._slots and (portion := worker.front()) is None and not worker.stopping:
@@ -137,21 +152,34 @@ class ThreadSlots:
                 if portion is None or slot.number >= self._slots:
                     del self._alive[slot.number]
                     return None
+        taps.hold(slot)
         return portion
+
+    def _enter(self, worker: Worker, portion: Portion, slot: _Slot) -> bool:
+        """Make this context, that of the cell which started the run, one of the slot's, and run tasks; see `_run`."""
+        inside.set(worker)
+        current.set(partial(task_of, slot.record))
+        enter_slot(worker, slot.record)
+        if portion.call.prepares:
+            prepare(worker, portion, slot.record)
+        return self._run(worker, portion, slot)
 
     def _run(self, worker: Worker, portion: Portion, slot: _Slot) -> bool:
         """Run tasks of a batch in one slot; return True if there are no more, False if the slot was taken away."""
-        record, times = slot.record, slot.times
+        record, times, calls = slot.record, slot.times, worker.printer.calls
         call = portion.limited(times) if portion.call.limited else portion.callable()
         done = record[DONE]
-        slot.row = row = Row(portion.out)
         is_empty = True
         record[RUN] = 0  # while the record is of two runs
         record[POSITION] = -1
         record[RUN] = portion.run + 1
         now = perf_counter()
+        slot.row = row = Row(portion.out, done, now, portion.call)
+        last, look_at = -1, now + SHORT
         for position, raw in portion.tasks:
-            times[SINCE] = now
+            if position != last + 1:  # those between are another thread's
+                row.end(last, done, now)
+            times[SINCE] = since = now
             record[POSITION] = position
             try:
                 value = call(raw)
@@ -160,17 +188,24 @@ class ThreadSlots:
                     worker.fail(portion, position, error)
             else:
                 row.keep(position, value)
+            if calls:
+                worker.printer.end((portion.run, position))
             record[POSITION] = -1
             if slot.struck:
                 self._leave(slot)
             done += 1
             record[DONE] = done
-            now = perf_counter()
-            if now - worker.since > FLUSH_SECONDS:
-                worker.flush()
+            last, now = position, perf_counter()
+            if now > look_at:
+                row.look(position, done, since, now)
+                if now - worker.since > FLUSH_SECONDS:
+                    worker.flush()
+                    now = perf_counter()
+                row.began, look_at = now, now + SHORT
             if slot.number >= self._slots:
                 is_empty = False
                 break
+        row.end(last, done, now)
         row.close()
         return is_empty
 
@@ -247,6 +282,11 @@ class ThreadSlots:
     def spare(self) -> int:
         """How many records of the board are used beyond as many as there have been slots."""
         return max(0, self.records - self._most)
+
+    def stacks(self) -> Iterator[SlotStack]:
+        """Yield the record of each slot, and what tells the frames of the task in it."""
+        for slot in list(self._alive.values()):
+            yield slot.record, slot.times, partial(thread_frames, slot.thread, ThreadSlots._run.__code__)
 
     def resize(self, slots: int) -> None:
         """Have this many slots; threads above it end after their task."""

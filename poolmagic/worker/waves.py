@@ -7,9 +7,11 @@ calls; they only have `_pump` called there, which does what they want.
 from __future__ import annotations
 
 import signal
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import CodeType, FrameType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
@@ -19,8 +21,10 @@ from poolmagic.worker.blocking import HubWatch
 from poolmagic.worker.native import get_ident, perf_counter
 from poolmagic.worker.outbox import Row
 from poolmagic.worker.portions import LOAD
+from poolmagic.worker.printing import Printer
 from poolmagic.worker.signals import STRIKE, called_by, handled, ignore
 from poolmagic.worker.slots import task_of
+from poolmagic.worker.stacks import SlotStack, called_from
 from poolmagic.worker.tasks import Worker
 
 __all__ = ["TURN_SECONDS", "Slot", "WaveSlots"]
@@ -47,7 +51,9 @@ class Slot:
 _Slot = TypeVar("_Slot", bound=Slot)
 _Strike: TypeAlias = tuple[int, int | None, BaseException | None]
 """Run, position and error; without them all tasks of the run, and a cancel."""
-_PUTTING_AWAY: Final = frozenset(function.__code__ for function in (Worker.fail, Worker.send_unfinished, Row.keep))
+_PUTTING_AWAY: Final = frozenset(
+    function.__code__ for function in (Worker.fail, Printer.end, Row.keep, Row.look, Row.end, Row.close)
+)
 
 
 class WaveSlots(ABC, Generic[_Slot]):
@@ -64,6 +70,8 @@ class WaveSlots(ABC, Generic[_Slot]):
         self._strikes: list[_Strike] = []
         self._late: list[_Strike] = []
         self._thread = 0
+        self._home = 0
+        """The same if it is no main thread, to which no signal can be sent."""
         self._runs: CodeType | None = None
         self._between: frozenset[CodeType] = frozenset()
         self._flush_is_due = False
@@ -93,6 +101,20 @@ class WaveSlots(ABC, Generic[_Slot]):
         if self._late and self._thread:
             signal.pthread_kill(self._thread, STRIKE)
         return bool(self._late)
+
+    def stacks(self) -> Iterator[SlotStack]:
+        """Yield the record of each slot, and what tells the frames of the task in it."""
+        for slot in list(self._busy.values()):
+            yield slot.record, slot.times, partial(self._frames, slot)
+
+    def _frames(self, slot: _Slot) -> list[FrameType]:
+        """Return the frames of the task in a slot, outermost first: those of the thread, or those that wait."""
+        assert self._runs is not None
+        frame = sys._current_frames().get(self._home)  # noqa: SLF001 - the only way to see another thread's stack
+        runs, _ = called_by(self._runs, frame)
+        if runs is not None and runs.f_locals.get("slot") is slot:
+            return called_from(self._runs, frame)
+        return self._waiting_frames(slot)
 
     def resize(self, slots: int) -> None:
         """Have this many slots from now on; tasks that run go on."""
@@ -138,6 +160,10 @@ class WaveSlots(ABC, Generic[_Slot]):
         """Throw an error into a task, unless its slot has gone on to another by the time that this can be done."""
 
     @abstractmethod
+    def _waiting_frames(self, slot: _Slot) -> list[FrameType]:
+        """Return the frames of a task that waits, outermost first; for the control thread."""
+
+    @abstractmethod
     def _end(self) -> None:
         """Let `serve` return."""
 
@@ -149,10 +175,11 @@ class WaveSlots(ABC, Generic[_Slot]):
         self._worker = worker
         self._runs = runs
         self._between = _PUTTING_AWAY.union(between)
-        worker.hub_watch = HubWatch(self, get_ident(), runs, LOAD, worker.send)
+        self._home = get_ident()
+        worker.hub_watch = HubWatch(self, self._home, runs, LOAD, worker.send)
         # An interrupt would strike whatever runs just then.
         with handled({signal.SIGINT: ignore, STRIKE: self._struck}) as is_main_thread:
-            self._thread = get_ident() if is_main_thread else 0
+            self._thread = self._home if is_main_thread else 0
             yield
 
     def _struck(self, number: int, frame: FrameType | None) -> None:

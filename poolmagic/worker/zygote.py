@@ -33,6 +33,8 @@ from poolmagic.worker.start import take_over
 
 __all__ = ["main"]
 
+GIVEN: Final = 4
+"""As many descriptors come with the order to fork a worker; see `processes.ProcessLink`."""
 LOOK: Final = 0.1
 """Seconds after which it looks up from a long import: a worker may have ended, or the kernel."""
 
@@ -124,8 +126,8 @@ class _Zygote:
             self._reap()
 
     def _fork(self, message: Fork) -> None:
-        link, board = self._descriptors[:2]
-        del self._descriptors[:2]
+        descriptors = self._descriptors[:GIVEN]
+        del self._descriptors[:GIVEN]
         if self._may_fork:
             try:
                 pid = os.fork()
@@ -134,15 +136,15 @@ class _Zygote:
                 self._send(Gone(message.worker, 1, 0))
             else:
                 if pid == 0:
-                    self._become_worker(link, board, message.slots)
+                    self._become_worker(descriptors, message.slots)
                 with suppress(ProcessLookupError):
                     os.setpgid(pid, pid)  # it does so itself, but may have to be killed before
                 self._workers[message.worker] = Child(pid)
                 self._send(Forked(message.worker, pid))
-        os.close(link)
-        os.close(board)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
-    def _become_worker(self, link: int, board: int, slots: int) -> None:
+    def _become_worker(self, descriptors: list[int], slots: int) -> None:
         os.setpgid(0, 0)
         die_with_parent(self._pid, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
@@ -159,7 +161,7 @@ class _Zygote:
             sys.modules["numpy.random"].seed()
         take_over(self._start)
         gc.enable()
-        run_worker(link, board, make_runner("prefork", slots))
+        run_worker(descriptors, make_runner("prefork", slots))
 
     def _reap(self) -> None:
         for worker, child in list(self._workers.items()):  # not any child: a module may have started processes

@@ -98,7 +98,7 @@ def _send_frames(number: int, size: int) -> float:
     began = time.perf_counter()
     while received < number:
         while sent < number and not source.is_backed_up:
-            source.send(Done(1, ((sent, sent + 1),), (), (), 1e-4, payload))
+            source.send(Done(1, ((sent, sent + 1),), (), (), 1e-4, b"", payload))
             sent += 1
         source.write()
         messages, goes_on = target.read()

@@ -31,6 +31,7 @@ from poolmagic.launcher import Launcher, Loop, Reports, Surroundings
 from poolmagic.memory import MemoryFile, Payload
 from poolmagic.payload import Pickled
 from poolmagic.processes import ProcessLink
+from poolmagic.timings import pack
 from poolmagic.wire import HEADER, Decoder, encode
 from tests.conftest import MakePool
 from tests.tasks import square
@@ -110,6 +111,7 @@ class Liar(threading.Thread):
             "failed": (),
             "retriable": (),
             "seconds": 0.01,
+            "timings": b"",
             "payload": self.pack(self.values(batch)),
         }
         return ms.Done(**fields | changes)
@@ -233,7 +235,7 @@ def foreign_positions(liar: Liar, batch: ms.Batch) -> bool:
 def foreign_words(liar: Liar, batch: ms.Batch) -> bool:
     """Say what only a kernel, or only a zygote, says."""
     liar.send(
-        ms.Function(batch.run, 0, 0.0, 0.0, b"no pickle"),
+        ms.Function(batch.run, 0, 0.0, 0.0, 0, (), 0, False, False, b"no pickle"),
         ms.Batch(batch.run, 0, 0, 5, b"no pickle"),
         *(one(batch.run) for one in (ms.Withdraw, ms.Cancel, ms.Forget, ms.Resize, ms.Hello)),
         ms.Stop(),
@@ -335,6 +337,35 @@ def file_place(*place: int) -> Lie:
         return False
 
     return lie
+
+
+@pytest.mark.parametrize(
+    "timings",
+    [
+        b"",
+        b"?",
+        bytes(1000),
+        pack(-1, [0, 1, 0.0, 1.0]),
+        pack(0, [0, 2**62, 0.0, 1.0]),
+        pack(0, [-(2**62), 2**62, 0.0, 1.0]),
+        pack(0, [0, 1, math.nan, math.inf]),
+        pack(0, [0, 1, 0.0, 1.0] * 1000),
+    ],
+    ids=lambda timings: f"{len(timings)} bytes",
+)
+def test_times_that_make_no_sense_do_no_harm(timings: bytes, make_lying_pool: Callable[[Lie], pm.Pool]) -> None:
+    """The results are right, and the run has a report and a table."""
+
+    def lie(liar: Liar, batch: ms.Batch) -> bool:
+        liar.send(liar.done(batch, timings=timings))
+        return False
+
+    run = make_lying_pool(lie).start(square, range(COUNT), chunksize=5)
+
+    assert [x * x for x in range(COUNT)] == run.result(20)
+    assert f"{COUNT}/{COUNT}" in run._repr_html_()
+    assert {"done"} == set(run.to_frame().outcome)
+    assert repr(run.durations())
 
 
 MUST_BE_RIGHT: dict[str, Lie] = {

@@ -91,7 +91,7 @@ def maker() -> Make:  # noqa: C901 - a catalogue
     return lambda name: missing(name) if name.startswith("ghost") else makers[name]()
 
 
-INSIDE = "; make it inside the task, or once per worker"
+INSIDE = "; make it inside the task, or lazily once per worker with pm.once(make_it) or initializer="
 UNPICKLABLE = [
     ("lock", "", "cannot pickle '_thread.lock' object", INSIDE),
     ("socket", " -> ['client'] -> attribute '_sock'", "cannot pickle 'socket' object", INSIDE),

@@ -60,6 +60,7 @@ class Walk:
             self.fill: 12.0,
             self.work: 70.0,
             self.halt: 2.0,
+            self.pause: 2.0,
             self.crash: self.crashes,
             self.lie: 3.0 if self.lies else 0.0,
             self.resize: 1.0,
@@ -179,6 +180,11 @@ class Walk:
             run.halts.add(verdict)
             self.crew.handle(ev.Halt(run.id, verdict, kill=self.random.random() < 0.5))
 
+    def pause(self) -> None:
+        if self.crew.runs:
+            run = self.random.choice(list(self.crew.runs))
+            self.crew.handle(ev.Pause(run, on=self.random.random() < 0.6))
+
     def crash(self) -> None:
         alive = [worker for worker in self.crew.workers.values() if not worker.is_over]
         if alive:
@@ -226,8 +232,25 @@ class Walk:
                 self.crew.tick()
         raise AssertionError(f"it does not come to rest in {ROUNDS} rounds")
 
+    def go_on(self) -> None:
+        """Let nothing stay paused."""
+        for run in list(self.crew.runs):
+            self.crew.handle(ev.Pause(run, on=False))
+
+    def check_pauses(self) -> None:
+        """Check that nothing of a paused run was handed out, and that no pool that closes has one."""
+        paused: set[int] = set()
+        closes = False
+        for event, commands in zip(self.crew.log, self.crew.commands, strict=True):
+            closes = closes or isinstance(event, ev.Close | ev.Terminate)
+            if isinstance(event, ev.Pause):
+                (paused.add if event.on else paused.discard)(event.run)
+            dispatched = {command.run for command in commands if isinstance(command, ev.Dispatch)}
+            assert closes or not dispatched & paused, f"{dispatched & paused} are paused, and go on"
+
     def check(self) -> None:
         """Check what must hold once nothing more can happen."""
+        self.check_pauses()
         assert [] == list(self.crew.runs), "nothing can happen any more, and runs are left"
         for run in self.runs:
             accepted = set(range(run.filled)) - run.outcomes.keys()
@@ -268,6 +291,8 @@ def test_every_item_is_resolved_once_whatever_happens(shape: str, first: int) ->
         try:
             for _ in range(STEPS):
                 walk.step()
+            walk.drain()
+            walk.go_on()
             walk.drain()
             walk.check()
         except Exception as error:

@@ -161,6 +161,7 @@ def test_every_entry_of_the_tables_is_used(monkeypatch: pytest.MonkeyPatch) -> N
             walk = Walk(shape, seed)
             for _ in range(STEPS):
                 walk.step()
+            walk.go_on()
             walk.drain()
             walk.halt_all()
             walk.restart() if seed % 3 else None

@@ -36,7 +36,7 @@ CELLS = [
 
 WATCH = """() => {
     window.seen = [];
-    const look = () => document.querySelectorAll('.jp-Notebook .progress-bar').forEach(bar => {
+    const look = () => document.querySelectorAll('.jp-Notebook .poolmagic-bar > div:first-child').forEach(bar => {
         const width = parseFloat(bar.style.width);
         if (!window.seen.includes(width)) window.seen.push(width);
     });
@@ -46,12 +46,12 @@ WATCH = """() => {
 """Notes every width that a progress bar in the notebook ever has."""
 
 
-def write(path: Path, sources: list[str]) -> None:
-    """Write a notebook of code cells."""
+def write(path: Path, sources: list[str], kernel: str = "python3") -> None:
+    """Write a notebook of code cells for a kernel of that name."""
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
     # Without the name of a kernel JupyterLab would ask for one.
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    spec = {"name": kernel, "display_name": kernel, "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), path)
 
 
 def save_as_picture(page: Page, path: Path) -> None:

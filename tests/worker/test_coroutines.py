@@ -28,11 +28,11 @@ class Bench:
 
     def batch(self, run: int, function: Any, first: int, stop: int) -> None:
         if first == 0:
-            self.worker.receive(Function(run, 0, 0.0, 0.0, function))
+            self.worker.receive(Function(run, 0, 0.0, 0.0, 0, (), 0, False, False, function))
         self.worker.receive(Batch(run, first, first, stop, (list(range(first, stop)), [])))
 
     def limited(self, run: int, function: Any, first: int, stop: int, soft: float) -> None:
-        self.worker.receive(Function(run, 0, soft, 200.0, function))
+        self.worker.receive(Function(run, 0, soft, 200.0, 0, (), 0, False, False, function))
         self.worker.receive(Batch(run, first, first, stop, (list(range(first, stop)), [])))
 
     def serve(self) -> tuple[dict[int, Any], dict[int, BaseException]]:

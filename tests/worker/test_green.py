@@ -29,7 +29,7 @@ class Bench:
         self.worker = Worker(self.sent.append, Direct(), self.board, self.slots)
     def batch(self, run, function, first, stop):
         if first == 0:
-            self.worker.receive(Function(run, 0, 0.0, 0.0, function))
+            self.worker.receive(Function(run, 0, 0.0, 0.0, 0, (), 0, False, False, function))
         self.worker.receive(Batch(run, first, first, stop, (list(range(first, stop)), [])))
     def serve(self):
         self.worker.receive(Stop())
@@ -58,7 +58,7 @@ for slots in (1, 3, 50):
     assert ([], 700) == bench.board.look(slots)
 """,
     "tasks that never wait are reported while they run, and let each other run": """
-green.TURN_SECONDS = green.FLUSH_SECONDS = 0.0
+green.TURN_SECONDS = green.FLUSH_SECONDS = green.SHORT = 0.0
 bench = Bench(20)
 seen = []
 def task(x):

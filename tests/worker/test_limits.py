@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from poolmagic.board import LOOK, POSITION, RUN, SINCE, Board
+from poolmagic.equipped import Equipped
 from poolmagic.errors import RunCancelled, SoftTimeLimitExceeded, TaskCancelled, TaskOverdue, TimeLimitExceeded
 from poolmagic.messages import Batch, Done, Function, Message, Output, Stop
 from poolmagic.payload import Direct
-from poolmagic.retrying import Retrying
 from poolmagic.worker import slots as slots_module
 from poolmagic.worker.limits import AGAIN, LEAST, Limits
 from poolmagic.worker.output import TaskStream
@@ -55,7 +55,7 @@ class Watched:
         self.limits = Limits(self.board, self.slots)
 
     def introduce(self, run: int, soft: float, hard: float) -> None:
-        self.limits.add(Function(run, 0, soft, hard, None))
+        self.limits.add(Function(run, 0, soft, hard, 0, (), 0, False, False, None))
 
     def runs(self, slot: int, run: int, position: int, since: float) -> None:
         record, times = self.board.record(slot)
@@ -198,7 +198,7 @@ class Bench:
         self.sent: list[Message] = []
         self.board, self.slots = Board(), InlineSlots()
         self.worker = Worker(self.sent.append, Direct(), self.board, self.slots)
-        self.worker.receive(Function(1, 0, 0.0, 3600.0 if limited else 0.0, function))
+        self.worker.receive(Function(1, 0, 0.0, 3600.0 if limited else 0.0, 0, (), 0, False, False, function))
 
     def serve(self, count: int) -> tuple[dict[int, Any], dict[int, BaseException]]:
         """Run so many items; return values and errors."""
@@ -354,7 +354,7 @@ def test_what_a_task_prints_is_sent_whole_whenever_a_strike_comes() -> None:
 
     bench = Bench(task)
     bench.worker._send = send
-    stream = TaskStream(bench.worker, "stdout", Terminal())  # type: ignore[arg-type]
+    stream = TaskStream(bench.worker.printer, "stdout", Terminal())  # type: ignore[arg-type]
     _, errors = bench.serve(3)
 
     assert {0, 1, 2} == errors.keys()
@@ -427,7 +427,7 @@ def test_failures_of_the_named_types_may_be_tried_again(
     error: BaseException, retry_on: tuple[type[BaseException], ...], is_retriable: bool
 ) -> None:
     """A task that was cancelled never."""
-    bench = Bench(Retrying(lambda x: _raise(error) if x == 1 else x, retry_on))
+    bench = Bench(Equipped(lambda x: _raise(error) if x == 1 else x, retry_on))
     values, errors = bench.serve(3)
 
     assert {0: 0, 2: 2} == values

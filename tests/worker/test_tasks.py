@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from poolmagic.errors import RunCancelled, TaskCancelled
 from poolmagic.messages import Batch, Cancel, Done, Forget, Function, Message, Resize, Returned, Stop, Withdraw
 from poolmagic.payload import Direct, Pickled
 from poolmagic.worker.outbox import Row
+from poolmagic.worker.stacks import SlotStack
 from poolmagic.worker.tasks import Worker
 
 
@@ -48,6 +49,10 @@ class ByHand:
         """Do nothing."""
         return False
 
+    def stacks(self) -> Iterator[SlotStack]:
+        """Have none."""
+        yield from ()
+
     def resize(self, slots: int) -> None:
         """Note it."""
         self.told.append(f"resize {slots}")
@@ -68,7 +73,7 @@ class Bench:
         self.worker = Worker(self.sent.append, self.codec, self.board, self.slots)
 
     def introduce(self, run: int, function: Callable[..., Any], stars: int = 0) -> None:
-        self.worker.receive(Function(run, stars, 0.0, 0.0, self.codec.pack_function(function)))
+        self.worker.receive(Function(run, stars, 0.0, 0.0, 0, (), 0, False, False, self.codec.pack_function(function)))
 
     def batch(self, run: int, items: list[Any], first: int = 0, start: int = 0) -> None:
         payload, broken = self.codec.pack_values(items)
@@ -242,7 +247,7 @@ def test_a_function_that_cannot_be_loaded_fails_its_items(bench: Bench) -> None:
     if isinstance(bench.codec, Direct):
         bench.introduce(1, functools.partial(int, base="x"))
     else:
-        bench.worker.receive(Function(1, 0, 0.0, 0.0, b"no pickle"))
+        bench.worker.receive(Function(1, 0, 0.0, 0.0, 0, (), 0, False, False, b"no pickle"))
     bench.batch(1, ["0", "1"])
     bench.run()
     bench.worker.idle()

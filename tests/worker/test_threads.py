@@ -30,7 +30,7 @@ class Bench:
 
     def batch(self, run: int, function: Any, first: int, stop: int) -> None:
         if first == 0:
-            self.worker.receive(Function(run, 0, 0.0, 0.0, function))
+            self.worker.receive(Function(run, 0, 0.0, 0.0, 0, (), 0, False, False, function))
         self.worker.receive(Batch(run, first, first, stop, (list(range(first, stop)), [])))
 
     def outcomes(self, run: int) -> tuple[Counter[int], dict[int, BaseException]]:

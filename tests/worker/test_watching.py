@@ -28,6 +28,10 @@ class FakeLink:
         """Do nothing."""
         return True
 
+    def leftover(self) -> tuple[()]:
+        """Return nothing."""
+        return ()
+
     def send(self, message: Message) -> None:
         """Do nothing."""
 
@@ -98,7 +102,7 @@ def test_what_is_over_and_not_reported_counts() -> None:
     state = crew.state()
     assert (42, 42, 42, {0: 42}) == (state.done, state.workers[0].done, state.workers[0].unreported, state.unreported)
 
-    crew.received(1, Done(0, ((0, 30),), (30, 31), (), 0.1, None))
+    crew.received(1, Done(0, ((0, 30),), (30, 31), (), 0.1, b"", None))
     state = crew.state()
     assert (40, 2, 42, {0: 10}) == (state.done, state.failed, state.workers[0].done, state.unreported)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
 from collections.abc import Hashable, Iterable
 from typing import Any, Final
 
@@ -25,6 +26,9 @@ STREAMS: Final = ("stdout", "stderr")
 
 _lock = allocate_lock()
 _holders: set[Hashable] = set()
+_recent: deque[_Tap] = deque(maxlen=16)
+"""Keeps taps alive: CPython's `print` does not hold the stream that it writes to, and crashes if another thread takes
+that out of `sys` meanwhile and nobody else has it."""
 
 
 class _Tap:
@@ -72,7 +76,15 @@ def hold(who: Hashable) -> None:
         for name in STREAMS:
             stream = getattr(sys, name)
             if stream is not None and not isinstance(stream, _Tap):
-                setattr(sys, name, _Tap(name, stream))
+                setattr(sys, name, _tap_of(name, stream))
+
+
+def _tap_of(name: str, stream: Any) -> _Tap:
+    for tap in _recent:
+        if tap.before is stream:
+            return tap
+    _recent.append(_Tap(name, stream))
+    return _recent[-1]
 
 
 def release(who: Hashable) -> None:

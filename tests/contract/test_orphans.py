@@ -104,9 +104,9 @@ def make_kernel() -> Iterator[Callable[[str, str], Kernel]]:
     yield make
     for kernel in kernels:
         kernel.process.kill()
-        kernel.process.communicate()
         for pid in filter(is_alive, (pid for pid, _ in kernel.tree)):
             os.kill(pid, signal.SIGKILL)
+        kernel.process.communicate()  # whose ends all of these hold
 
 
 def is_alive(pid: int) -> bool:
@@ -158,6 +158,10 @@ def test_what_is_stopped_does_not_survive_the_kernel(of_kind: str, make_kernel: 
     kernel = make_kernel(of_kind, "starts a process")
     for pid, _ in kernel.tree:
         os.kill(pid, signal.SIGSTOP)
+    # Only of what has stopped by then does the system see that nobody is left who would let it go on.
+    wait_until(
+        lambda: all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid, _ in kernel.tree), "all have stopped"
+    )
 
     kernel.process.kill()
 

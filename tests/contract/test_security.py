@@ -88,15 +88,18 @@ os._exit(0)
 
 
 @pytest.fixture(scope="module", params=["0", "077"], ids=["umask 0", "umask 077"])
-def facts(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What was seen of a kernel with a busy pool of each kind that has large arguments."""
+def facts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What was seen of a kernel with a busy pool of each kind that has large arguments.
+
+    It has a folder for temporary files to itself: other tests, which may run at the same time, have theirs.
+    """
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, request.param],
         capture_output=True,
         text=True,
         timeout=100,
         check=True,
-        env={**os.environ, "PASSWORD": SECRET},
+        env={**os.environ, "PASSWORD": SECRET, "TMPDIR": str(tmp_path_factory.mktemp("temporary"))},
         cwd=Path(__file__).parents[2],
     )
     facts: dict[str, Any] = json.loads(done.stdout)

@@ -191,7 +191,9 @@ def go_on(kernel: Kernel, value: str = "item", count: int = 20, times: int = 1) 
     kernel.run("Path(folder, 'go').touch()")
     check(kernel, "pool.map(other, range(50)) == [-item for item in range(50)]", "True")
     check(kernel, f"[{value} for item in run.resume()] == [item * item for item in range({count})]", "True")
-    check(kernel, f"counts() == Counter(range({count}))", "True")
+    check(kernel, f"counts().keys() == set(range({count}))", "True")
+    if times == 1:  # a second one kills workers, and what one of them did in its last 0.1 s is run again
+        check(kernel, f"counts() == Counter(range({count}))", "True")
 
 
 def make(kernel: Kernel, kind: str) -> None:
@@ -317,16 +319,16 @@ def test_stop_while_the_display_is_made(shared_kernel: Kernel) -> None:
     make(shared_kernel, "prefork")
     patch = """
 import ipywidgets
-real = ipywidgets.FloatProgress
+real = ipywidgets.HTML
 def slow(**settings):
     print('NOW', flush=True)
     time.sleep(60)
-ipywidgets.FloatProgress = slow
+ipywidgets.HTML = slow
 """
     shared_kernel.run(patch)
     code = "pool.map(lambda item: (time.sleep(0.1), done(item))[1], range(20))"
     Stopper(shared_kernel).run(code, front_end="lab")
-    shared_kernel.run("ipywidgets.FloatProgress = real")
+    shared_kernel.run("ipywidgets.HTML = real")
     go_on(shared_kernel)
 
 

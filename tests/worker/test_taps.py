@@ -54,7 +54,7 @@ def test_what_tasks_print_follows_a_redirection_of_who_waits(make_pool: MakePool
     """As it would without a pool."""
     with contextlib.redirect_stdout(io.StringIO()) as stream:
         make_pool("threads", 2).map(print, range(3), progress=False)
-        assert sys.stdout is stream
+        wait_until(lambda: sys.stdout is stream, "the slots have found that there is nothing more to do")
     assert ["0", "1", "2"] == sorted(stream.getvalue().split())
 
 

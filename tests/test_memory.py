@@ -8,6 +8,7 @@ import gc
 import os
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ MB = 1 << 20
 
 def usage() -> tuple[int, int, int]:
     """Descriptors of memory files, memory files, and mappings; others belong to other tests' warm workers."""
-    links = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
-    return sum(link.startswith("/memfd:poolmagic ") for link in links), len(memory._open), len(memory._mapped)
+    links = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of a worker that ended just now
+            links.append(entry.readlink())
+    return sum(str(link).startswith("/memfd:poolmagic ") for link in links), len(memory._open), len(memory._mapped)
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,12 @@ from tests.notebook.conftest import Kernel
 
 __all__ = ["VERSIONS", "start_kernel"]
 
-VERSIONS = (None, "7.3.0", "6.31.0")
-"""The versions that outputs and panels are tested on; None is the installed one."""
+VERSIONS = (None, "6.31.0", *filter(None, os.environ.get("POOLMAGIC_KERNELS", "").split(",")))
+"""The versions that outputs and background cells are tested on; None is the installed one.
+
+More can be named in the environment. 7.3.0 is not among them because it stalls now and then by itself, with threads
+that print and no poolmagic: at a request that comes when the cell before is idle and has not been answered yet.
+"""
 
 _CACHE = Path(__file__).parents[2] / ".cache"
 

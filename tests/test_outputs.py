@@ -6,7 +6,9 @@ import io
 import json
 import os
 import sys
+import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,6 @@ from poolmagic.echo import Echo
 from poolmagic.inbox import next_number
 from poolmagic.outputs import Outputs
 from poolmagic.pages import NOBODY, Page
-from tests.conftest import descriptors
 
 # Keeping --------------------------------------------------------------------------------------------------------------
 
@@ -43,26 +44,43 @@ def test_what_belongs_to_no_item_is_the_rest() -> None:
     assert NOBODY not in outputs
 
 
-def test_what_is_more_than_memory_may_hold_is_in_a_file_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder for the temporary files of this test alone."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def files_in(folder: Path) -> int:
+    """How many files in a folder this process has open, with a name or without."""
+    count = 0
+    for entry in Path("/dev/fd").iterdir():
+        with suppress(OSError):  # that of a worker of another test, which ended just now
+            count += str(entry.readlink()).startswith(str(folder))
+    return count
+
+
+def test_what_is_more_than_memory_may_hold_is_in_a_file_without_a_name(
+    monkeypatch: pytest.MonkeyPatch, own_folder: Path
+) -> None:
     """It reads as if it were in memory, and the file is closed with the outputs."""
     monkeypatch.setattr(keeping, "IN_MEMORY", 1000)
-    before = descriptors()
     outputs = Outputs()
     for number in range(300):
         outputs.keep(number % 3, "stdout", f"line {number}\n")
-    assert before + 1 == descriptors()
+    assert 1 == files_in(own_folder)
+    assert [] == list(own_folder.iterdir())
     for index in range(3):
         assert "".join(f"line {number}\n" for number in range(index, 300, 3)) == outputs[index]
     del outputs
-    assert before == descriptors()
+    assert 0 == files_in(own_folder)
 
 
-def test_a_small_output_makes_no_file() -> None:
+def test_a_small_output_makes_no_file(own_folder: Path) -> None:
     """A descriptor for each run would be many."""
-    before = descriptors()
     outputs = Outputs()
     outputs.keep(0, "stdout", "x" * 100_000)
-    assert before == descriptors()
+    assert 0 == files_in(own_folder)
 
 
 def test_a_full_disk_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

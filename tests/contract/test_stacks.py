@@ -95,8 +95,8 @@ def test_when_nothing_runs_it_says_so(kind: str, make_pool: MakePool) -> None:
     before = "nothing runs: solo" if kind == "solo" else "no worker has been needed yet"
     assert repr(pool.stacks()).startswith(f"quiet: {before}")
     pool.map(for_kind(kind, square), range(4))
+    wait_until(lambda: () == pool.stacks().tasks, "the slot has found that there is nothing more to do")
     assert "nothing runs" in repr(pool.stacks())
-    assert () == pool.stacks().tasks
 
 
 def test_a_submitted_task_has_no_index(working_kind: str, make_pool: MakePool, gate: Gate) -> None:
@@ -168,7 +168,7 @@ def test_a_worker_that_cannot_answer_is_told_of_by_its_board(
         with fifo.open("wb") as file:
             file.write(b"!")
     assert [None] == run.result(30)
-    assert () == pool.stacks().tasks
+    wait_until(lambda: () == pool.stacks().tasks, "the slot has found that there is nothing more to do")
 
 
 def test_the_text_is_escaped_in_a_notebook() -> None:

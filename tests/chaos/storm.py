@@ -82,7 +82,10 @@ class Driver:
                 self._renew()
             except pm.WorkerLostError:
                 self._books.fault("broken pool")
-                self.pool.restart()
+                if self.pool.is_closed:  # it was being replaced
+                    self._renew()
+                else:
+                    self.pool.restart()
             except Exception as error:
                 self._books.complain("wrong", f"{what} raised {type(error).__name__}: {error}")
                 self._renew()

@@ -73,7 +73,7 @@ class Tape:
     @property
     def has_more(self) -> bool:
         """Whether there is something to take; costs less than a microsecond."""
-        return os.lseek(self.descriptor, 0, os.SEEK_END) != self._taken or (self._was_cut and self._begins_anew())
+        return self.size != self._taken or self._begins_anew()
 
     @property
     def size(self) -> int:
@@ -83,7 +83,7 @@ class Tape:
     def take(self) -> Iterator[bytes]:
         """Take what was written by now and was not taken yet; yields it in parts of `MOST` bytes."""
         end = self.size
-        if end < self._taken or (self._was_cut and self._begins_anew()):
+        if end < self._taken or self._begins_anew():
             self._was_cut, self._taken = True, 0
         while self._taken < end:
             data = os.pread(self.descriptor, min(MOST, end - self._taken), self._taken)
@@ -104,8 +104,10 @@ class Tape:
         return data.lstrip(b"\0").decode("utf-8", "surrogateescape")
 
     def _begins_anew(self) -> bool:
-        """Whether the file was cut, and written again: a shell that is to write to /dev/stdout does so."""
-        return bool(self._taken) and _fallocate is not None and os.pread(self.descriptor, 1, 0) not in (b"", b"\0")
+        """Whether a file that was cut before was cut again: a shell that is to write to /dev/stdout does so."""
+        if not self._was_cut or not self._taken or _fallocate is None:
+            return False
+        return os.pread(self.descriptor, 1, 0) not in (b"", b"\0")
 
     def _erase(self, start: int, length: int) -> None:
         """Give back the memory of what was taken; what reads it again finds zeros."""

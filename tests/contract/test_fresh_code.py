@@ -65,12 +65,17 @@ def run_cell(text: str, cell: dict[str, Any]) -> None:
 MAIN = "import fresh_helper\n\ndef count(x):\n    return {}, fresh_helper.VALUE, x\n"
 
 
+def write_first(write: Write) -> None:
+    """Write the module that `counting` names, and the one that this uses, as they are before anybody edits them."""
+    write("fresh_helper", "VALUE = 1\n")
+    write("fresh_main", MAIN.format(1))
+
+
 def test_the_next_map_runs_what_was_edited_and_says_so(
     process_kind: str, make_pool: MakePool, write: Write, lines: Callable[[], list[str]]
 ) -> None:
     """The module that the function names, and one that only this module imports."""
-    write("fresh_helper", "VALUE = 1\n")
-    write("fresh_main", MAIN.format(1))
+    write_first(write)
     pool = make_pool(process_kind, 2)
     task = counting(process_kind)
     assert [(1, 1, 0), (1, 1, 1)] == pool.map(task, range(2))
@@ -128,8 +133,7 @@ def test_a_file_that_was_only_touched_is_no_change(
     process_kind: str, make_pool: MakePool, write: Write, lines: Callable[[], list[str]]
 ) -> None:
     """Its workers stay, whatever the file's date; and so they do when a change was taken back."""
-    write("fresh_helper", "VALUE = 1\n")
-    write("fresh_main", MAIN.format(1))
+    write_first(write)
     pool = make_pool(process_kind, 1)
     task = counting(process_kind)
     pool.map(task, [0])
@@ -148,8 +152,7 @@ def test_an_error_of_the_syntax_is_raised_once_by_the_map(
     process_kind: str, make_pool: MakePool, write: Write, lines: Callable[[], list[str]]
 ) -> None:
     """With its file and line; the workers stay, and run the module when it is repaired."""
-    write("fresh_helper", "VALUE = 1\n")
-    write("fresh_main", MAIN.format(1))
+    write_first(write)
     pool = make_pool(process_kind, 2)
     task = counting(process_kind)
     pool.map(task, range(8))
@@ -175,8 +178,7 @@ def test_workers_that_go_from_pool_to_pool_are_fresh_too(
     some: str, make_pool: MakePool, write: Write, lines: Callable[[], list[str]]
 ) -> None:
     """What they have seen counts, not what their pool has; and after `restart` there is nothing to say."""
-    write("fresh_helper", "VALUE = 1\n")
-    write("fresh_main", MAIN.format(1))
+    write_first(write)
     task = counting(some)
     assert [(1, 1, 0)] == pm.Pool(some, 1).map(task, [0])
 
@@ -196,8 +198,7 @@ def test_what_runs_goes_on_with_the_old_workers(
     some: str, make_pool: MakePool, write: Write, lines: Callable[[], list[str]], gate: Gate
 ) -> None:
     """Nothing is lost, and nobody waits."""
-    write("fresh_helper", "VALUE = 1\n")
-    write("fresh_main", MAIN.format(1))
+    write_first(write)
     pool = make_pool(some, 2)
     task = counting(some)
     pool.map(task, range(4))
@@ -234,8 +235,7 @@ def test_in_the_kernel_a_line_says_what_to_do_once_for_each_change(
     local: str, make_pool: MakePool, write: Write, lines: Callable[[], list[str]]
 ) -> None:
     """Its modules are the notebook's own, and nobody else may reload them."""
-    write("fresh_helper", "VALUE = 1\n")
-    write("fresh_main", MAIN.format(1))
+    write_first(write)
     pool = make_pool(local, None if local == "solo" else 2)
     task = counting(local)
     assert [(1, 1, 0)] == pool.map(task, [0])
@@ -263,8 +263,7 @@ def test_a_file_that_is_gone_for_a_moment_harms_nobody(
     some: str, make_pool: MakePool, write: Write, lines: Callable[[], list[str]]
 ) -> None:
     """As when an editor replaces it."""
-    write("fresh_helper", "VALUE = 1\n")
-    write("fresh_main", MAIN.format(1))
+    write_first(write)
     pool = make_pool(some, 1)
     task = counting(some)
     pool.map(task, [0])

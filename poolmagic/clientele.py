@@ -130,8 +130,9 @@ class Clientele:
     def rerun(self, command: ev.Rerun) -> None:
         """Tell of an item that was lost with its worker, and is run again."""
         assert self._loss is not None
-        error = self._loss.error(self._was_alone)
-        if not command.blamed:
+        if command.blamed:
+            error = self._loss.error(self._was_alone)
+        else:
             what = f"worker {command.worker} was ended for what another task did; what else it ran is run again"
             error = WorkerLostError(what, pid=self._loss.pid)
             if command.run not in self._told:

@@ -15,6 +15,8 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
+from poolmagic.shell import find_kernel, find_shell
+
 __all__ = ["Origin", "origin_of"]
 
 P = ParamSpec("P")
@@ -128,6 +130,4 @@ def origin_of(run: int) -> Origin | None:
 
 def _publisher() -> Any:
     """What publishes displays in this kernel; None outside of one."""
-    ipython = sys.modules.get("IPython")  # a process that has not imported it is no kernel, and shall not pay for it
-    shell: Any = getattr(ipython, "get_ipython", lambda: None)()
-    return None if getattr(shell, "kernel", None) is None else shell.display_pub
+    return None if find_kernel() is None else find_shell().display_pub

@@ -6,9 +6,10 @@ This module owns no state.
 from __future__ import annotations
 
 import linecache
-import sys
 import sysconfig
-from typing import Any, Final
+from typing import Final
+
+from poolmagic.shell import find_shell
 
 __all__ = ["cell_of", "describe_place", "is_library", "line_at"]
 
@@ -22,8 +23,7 @@ def is_library(file: str) -> bool:
 
 def cell_of(file: str) -> str | None:
     """Return the cell that a file name stands for, such as ``Cell In[12]``; None if it is none. Does not block."""
-    ipython = sys.modules.get("IPython")  # a process that has not imported it has no cells
-    shell: Any = getattr(ipython, "get_ipython", lambda: None)()
+    shell = find_shell()
     named = None if shell is None else shell.compile.format_code_name(file)
     return None if named is None else " ".join(named)
 

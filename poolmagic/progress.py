@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from poolmagic import panel
 from poolmagic.background import here, is_quiet, quiet
+from poolmagic.shell import find_kernel
 
 if TYPE_CHECKING:
     from poolmagic.runs import Run
@@ -48,7 +49,7 @@ def wants_progress(option: bool | None) -> bool:
         return option
     if is_quiet() or os.environ.get("POOLMAGIC_NONINTERACTIVE", "0") not in ("", "0"):
         return False
-    kernel = _kernel()
+    kernel = find_kernel()
     if kernel is not None:
         # nbclient, and so nbconvert, papermill and myst-nb, run a notebook while nobody is there to be asked.
         return bool(_request(kernel).get("content", {}).get("allow_stdin", True))
@@ -66,7 +67,7 @@ def find_display(option: bool | None, *, background: bool = False) -> Callable[[
     """
     if not wants_progress(option):
         return None
-    kernel = _kernel()
+    kernel = find_kernel()
     if kernel is not None and _has_widgets(kernel):
         return partial(_open_panel, hears=_hears(kernel))
     return None if background or here() is not None else _open_bar
@@ -88,13 +89,6 @@ def _open_bar(run: Run) -> Progress:
 def _hears(kernel: Any) -> bool:
     """Whether a kernel can hear buttons while a cell blocks it."""
     return "kernel subshells" in kernel.kernel_info.get("supported_features", ())
-
-
-def _kernel() -> Any:
-    """The Jupyter kernel that this process is; None in a terminal or a script."""
-    ipython = sys.modules.get("IPython")  # a process that has not imported it is no kernel, and shall not pay for it
-    shell = getattr(ipython, "get_ipython", lambda: None)()
-    return getattr(shell, "kernel", None)
 
 
 def _request(kernel: Any) -> dict[str, Any]:

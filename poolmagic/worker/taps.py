@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable
 from typing import Any, Final
 
+from poolmagic.shell import find_shell
 from poolmagic.worker.native import allocate_lock
 from poolmagic.worker.output import current_task
 from poolmagic.worker.printing import Printer
@@ -100,9 +101,7 @@ def release(who: Hashable) -> None:
 
 def tap_displays() -> None:
     """Take what tasks in this thread display, if it is one of a kernel; does not block."""
-    ipython = sys.modules.get("IPython")  # who has not imported it has no kernel
-    shell: Any = getattr(ipython, "get_ipython", lambda: None)()
-    register = getattr(getattr(shell, "display_pub", None), "register_hook", None)
+    register = getattr(getattr(find_shell(), "display_pub", None), "register_hook", None)
     if register is not None:
         register(_take_display)
 
